@@ -1,0 +1,128 @@
+"""A request and its connection become a scope: what an application is called with.
+
+Scopes are new for every call, down to `asgi`, `extensions` and `state`, so that what one application changes in
+its own no other sees. Of the values only `state` is shared, and that by a shallow copy (ASGI lifespan, "Lifespan
+State").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from .events import Request
+
+__all__ = ["ConnectionInfo", "Endpoint", "http_scope", "lifespan_scope", "websocket_scope"]
+
+SPEC_VERSION = "2.5"
+"""Of the HTTP and WebSocket specifications: 2.4 brought the `OSError` out of `send()`, 2.5 the close reason."""
+
+LIFESPAN_SPEC_VERSION = "2.0"
+
+
+class Endpoint(NamedTuple):
+    """An address with its kind: host and port, or the path of a unix socket and `None`."""
+
+    host: str
+    port: int | None
+
+    def __str__(self) -> str:
+        if self.port is None:
+            return f"unix:{self.host}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class ConnectionInfo:
+    """What is known of a connection before its first request.
+
+    Attributes:
+        client: the peer, `None` where it has no address (unix and memory streams).
+        server: the address it came in by, `None` where there is none (memory streams).
+        tls: the `tls` extension, `None` without TLS.
+    """
+
+    client: Endpoint | None = None
+    server: Endpoint | None = None
+    tls: dict[str, Any] | None = None
+
+
+def http_scope(
+    request: Request, connection: ConnectionInfo, root_path: str, state: dict[str, Any]
+) -> dict[str, Any]:
+    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope")."""
+    extensions: dict[str, dict[str, Any]] = {
+        "http.response.early_hint": {},
+        "http.response.trailers": {},
+    }
+    if connection.tls is not None:
+        extensions["tls"] = dict(connection.tls)
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
+        "http_version": request.http_version,
+        "method": request.method.upper(),
+        "scheme": "http" if connection.tls is None else "https",
+        "path": mounted_path(request.raw_path, root_path),
+        "raw_path": request.raw_path,
+        "query_string": request.query_string,
+        "root_path": root_path,
+        "headers": list(request.headers),
+        "client": connection.client,
+        "server": connection.server,
+        "state": state.copy(),
+        "extensions": extensions,
+    }
+
+
+def websocket_scope(
+    request: Request,
+    connection: ConnectionInfo,
+    root_path: str,
+    state: dict[str, Any],
+    subprotocols: list[str],
+) -> dict[str, Any]:
+    """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""
+    extensions: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
+    if connection.tls is not None:
+        extensions["tls"] = dict(connection.tls)
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
+        "http_version": request.http_version,
+        "scheme": "ws" if connection.tls is None else "wss",
+        "path": mounted_path(request.raw_path, root_path),
+        "raw_path": request.raw_path,
+        "query_string": request.query_string,
+        "root_path": root_path,
+        "headers": list(request.headers),
+        "client": connection.client,
+        "server": connection.server,
+        "subprotocols": list(subprotocols),
+        "state": state.copy(),
+        "extensions": extensions,
+    }
+
+
+def lifespan_scope(state: dict[str, Any]) -> dict[str, Any]:
+    """The scope of the lifespan call: `state` is the dict that the application fills."""
+    return {
+        "type": "lifespan",
+        "asgi": {"version": "3.0", "spec_version": LIFESPAN_SPEC_VERSION},
+        "state": state,
+    }
+
+
+def mounted_path(raw_path: bytes, root_path: str) -> str:
+    """The path, percent-decoded once and as UTF-8, with `root_path` in front of it.
+
+    A proxy may strip the prefix that an application is mounted at or pass it on; the application sees the same
+    path either way. Bytes that are not UTF-8 become U+FFFD; `raw_path` still has them. Nothing else is normalised.
+    """
+    path = raw_path.decode("ascii")
+    if "%" in path:
+        path = unquote(path)
+    if not root_path or path == root_path or path.startswith(root_path + "/"):
+        return path
+    return root_path + path
