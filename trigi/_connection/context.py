@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from email.utils import formatdate
+from typing import Any, Protocol
 
 import trio
 
+from .._protocol.events import Headers, Request
 from .._protocol.scope import ConnectionInfo, Endpoint
 from ..config import Config
 from ..exceptions import BadRequest
 from ..typing import ASGI3Application
 
-if TYPE_CHECKING:  # a cycle of types only: an exchange holds its context, and is what the observer is shown
-    from .exchange import Exchange
+__all__ = ["Connection", "ExchangeReport", "Observer", "ServerContext"]
 
-__all__ = ["Connection", "Observer", "ServerContext"]
+
+class ExchangeReport(Protocol):
+    """What an observer may read of an exchange; `Exchange` says what each means."""
+
+    request: Request
+    connection: ConnectionInfo
+    status: int | None
+    response_headers: Headers
+    bytes_sent: int
+    duration: float
+    complete: bool
+    is_websocket: bool
 
 
 class Observer:
@@ -24,13 +37,13 @@ class Observer:
     Every method is called in the middle of the work: it must neither block nor raise.
     """
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: ExchangeReport) -> None:
         """A response is complete, or will never be; a WebSocket is closed. Once for each exchange."""
 
-    def application_failed(self, exchange: Exchange, error: BaseException) -> None:
+    def application_failed(self, exchange: ExchangeReport, error: BaseException) -> None:
         """An application raised, broke ASGI, or returned without finishing its response."""
 
-    def application_stuck(self, exchange: Exchange, seconds: float) -> None:
+    def application_stuck(self, exchange: ExchangeReport, seconds: float) -> None:
         """An application was cancelled that many seconds ago and is still running."""
 
     def request_refused(self, connection: ConnectionInfo, error: BadRequest) -> None:
@@ -61,7 +74,7 @@ class ServerContext:
         describe_tls: gives the `tls` extension of a stream whose handshake is done, or `None` without TLS.
         connections: every connection that can be asked to drain.
         draining: set once the server has begun to shut down.
-        running: how many application calls are running (bounded by `concurrency_limit`).
+        running: the exchanges whose applications are running (bounded by `concurrency_limit`).
     """
 
     def __init__(
@@ -80,4 +93,18 @@ class ServerContext:
         self.describe_tls = describe_tls
         self.connections: set[Connection] = set()
         self.draining = trio.Event()
-        self.running = 0
+        self.running: set[ExchangeReport] = set()
+        self._default_headers: Headers = []
+        self._default_headers_expire = 0.0
+
+    def default_headers(self) -> Headers:
+        """The `date` and `server` headers that a response gets if it has none of its own."""
+        now = time.time()
+        if now >= self._default_headers_expire:
+            self._default_headers_expire = int(now) + 1
+            self._default_headers = []
+            if self.config.date_header:
+                self._default_headers.append((b"date", formatdate(now, usegmt=True).encode("ascii")))
+            if self.config.server_header:
+                self._default_headers.append((b"server", b"trigi"))
+        return self._default_headers

@@ -1,1 +1,14 @@
-"""TODO."""
+"""Layer 1: what bytes and messages mean.
+
+Everything here is sans-io: no trio, no sockets, no clock, no logging. Bytes go in and events come out; what is
+wrong raises an exception of `trigi.exceptions` that says whose fault it is.
+
+    asgi            what an application may send, and when: the tables
+    events          what a codec can say
+    scope           a request and its connection as an ASGI scope
+    headers         header fields: names, values, lists, hosts
+    http1           HTTP/1.1 bytes -> events: framing, limits and strictness, for every head parser
+    http1_h11       parses a request head with h11
+    http1_encode    responses -> HTTP/1.1 bytes
+    websocket       the WebSocket handshake, and frames <-> messages over wsproto
+"""

@@ -1,0 +1,65 @@
+"""A call of an application: in its exchange's cancel scope, so that whatever comes out of it ends here (I6)."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+import trio
+
+from ..exceptions import ClientDisconnected
+from ..typing import Receive, Send
+from .exchange import Exchange
+
+__all__ = ["call_application"]
+
+
+@trio.lowlevel.enable_ki_protection  # Ctrl-C belongs to the program that serves, not to whichever request is running
+async def call_application(
+    exchange: Exchange, scope: dict[str, Any], receive: Receive, send: Send
+) -> BaseException | None:
+    """Call the application, and give what went wrong in it, `None` if nothing did.
+
+    No failure but the application's own is given: not that the client has gone, in whatever exception group or
+    framework's exception that comes back, and not that the exchange or the server was cancelled. Every other
+    exception is: `SystemExit` and a stray `Cancelled` end the request and nothing else.
+
+    Cancellation: from outside, the next checkpoint of the caller raises.
+    """
+    context = exchange.context
+    context.running.add(exchange)
+    try:
+        with exchange.cancel_scope:
+            await context.application(scope, receive, send)
+    except BaseException as error:  # noqa: BLE001 - see above
+        return _failure(error, disconnected=exchange.disconnected)
+    finally:
+        context.running.discard(exchange)
+    return None
+
+
+def _failure(error: BaseException, *, disconnected: bool) -> BaseException | None:
+    cancelled = trio.current_effective_deadline() == -inf
+
+    def is_expected(leaf: BaseException) -> bool:
+        if isinstance(leaf, BaseExceptionGroup):
+            return False
+        if isinstance(leaf, trio.Cancelled):
+            return cancelled
+        return disconnected and _comes_of_disconnect(leaf)
+
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(is_expected)[1]
+    return None if is_expected(error) else error
+
+
+def _comes_of_disconnect(error: BaseException) -> bool:
+    """Whether it is the `ClientDisconnected` that `send()` raised, or was raised while that was handled."""
+    seen = set()
+    chain: BaseException | None = error
+    while chain is not None and id(chain) not in seen:
+        if isinstance(chain, ClientDisconnected):
+            return True
+        seen.add(id(chain))
+        chain = chain.__cause__ or chain.__context__
+    return False

@@ -1,0 +1,230 @@
+"""One HTTP request and its response, on any HTTP version, as an application sees it.
+
+The reader calls `deliver` and `disconnect`; the application's side (`run_http`, `run_websocket`) calls the rest. What
+differs between the versions is how a response gets on the wire: the abstract methods.
+
+Messages pass from the reader to the application through a memory channel, the *inbox*. It is made when it is
+needed, which for a request without a body may be never. That it ends is the disconnect (I4).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import inf
+
+import trio
+
+from .._protocol.events import Headers, Request
+from .._protocol.http1_encode import reason_phrase
+from .._protocol.scope import ConnectionInfo
+from ..exceptions import BadRequest, ClientDisconnected
+from ..typing import Message
+from .context import ServerContext
+
+__all__ = ["Exchange"]
+
+
+class Exchange(ABC):
+    """One request and its response.
+
+    Attributes:
+        request: the request's head.
+        connection: where it came from.
+        context: what the server's connections share.
+        cancel_scope: around the application's call.
+        status: of the response, once there is one; 101 for a WebSocket that was accepted.
+        response_headers: as the application gave them.
+        bytes_sent: of the response's body.
+        started: when the request's head was read, by trio's clock.
+        duration: seconds from then to the end of the response.
+        body_expected: the reader will deliver more of the request's body.
+        disconnected: the client has gone, or is treated as gone.
+        complete: the response has been handed to the transport, whole.
+        ended: complete or disconnected; it has been reported.
+        head_sent: the response can't be replaced by another any more.
+        is_websocket: the request asks for a WebSocket.
+    """
+
+    def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
+        self.request = request
+        self.connection = connection
+        self.context = context
+        self.started = trio.current_time()
+        timeout = context.config.request_timeout
+        self.cancel_scope = trio.CancelScope(deadline=inf if timeout == inf else self.started + timeout)
+        self.status: int | None = None
+        self.response_headers: Headers = []
+        self.bytes_sent = 0
+        self.duration = 0.0
+        self.body_expected = request.has_body
+        self.disconnected = False
+        self.complete = False
+        self.ended = False
+        self.head_sent = False
+        self.is_websocket = request.is_upgrade
+        self._continue_wanted = request.expects_continue
+        self._request_given = request.has_body
+        self._sending = 0
+        self._inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+
+    @property
+    def bodyless(self) -> bool:
+        """Whether the response has no body, whatever its headers say (RFC 9110, 6.4.1)."""
+        return self.request.method == "HEAD" or self.status in (204, 304)
+
+    # Called by the reader
+
+    async def deliver(self, message: Message) -> None:
+        """Put a message into the inbox, waiting while that is full. Dropped once nobody can want it."""
+        if self.ended:
+            return
+        inbox, _ = self._open_inbox()
+        try:
+            await inbox.send(message)
+        except trio.ClosedResourceError:
+            return
+
+    def disconnect(self) -> None:
+        """The client has gone: tell the application, and cancel it after `disconnect_grace`.
+
+        An application whose response is complete is left alone.
+        """
+        if self.ended:
+            return
+        self.disconnected = True
+        grace = trio.current_time() + self.context.config.disconnect_grace
+        self.cancel_scope.deadline = min(self.cancel_scope.deadline, grace)
+        self._end()
+
+    # Called by the application's side
+
+    async def receive(self) -> Message:
+        """The next message of an `http` scope: pieces of the body, then, when it comes to that, `http.disconnect`.
+
+        A message that is there already is given without a checkpoint: frameworks ask for a disconnect inside a
+        cancelled scope. Cancellation loses no message.
+        """
+        if self.complete:
+            return {"type": "http.disconnect"}
+        if not self._request_given:
+            self._request_given = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        message = await self.next_message()
+        return {"type": "http.disconnect"} if message is None else message
+
+    async def next_message(self) -> Message | None:
+        """What is next in the inbox, `None` once that has ended."""
+        _, inbox = self._open_inbox()
+        try:
+            return inbox.receive_nowait()
+        except trio.WouldBlock:
+            pass
+        except trio.EndOfChannel:
+            return None
+        try:
+            return await (self._receive_body(inbox) if self.body_expected else inbox.receive())
+        except trio.EndOfChannel:
+            return None
+
+    async def _receive_body(self, inbox: trio.MemoryReceiveChannel[Message]) -> Message:
+        """The next piece of the body: asked for, if the client waits for that, and not waited for without end."""
+        if self._continue_wanted:
+            self._continue_wanted = False
+            await self.send_informational(100, [])
+        with trio.move_on_after(self.context.config.body_timeout):
+            return await inbox.receive()
+        await self.refuse_request(
+            BadRequest("the request's body stalled", status_hint=408, limit="body_timeout"),
+        )
+        raise trio.EndOfChannel
+
+    def begin_sending(self) -> None:
+        """A `send()` of the application's begins.
+
+        Raises:
+            ClientDisconnected: there is nobody to send to.
+        """
+        if self.disconnected:
+            raise ClientDisconnected("the client has disconnected")
+        self._sending += 1
+
+    def end_sending(self) -> None:
+        """The `send()` is about to return: only now may a task that waits in `receive()` learn of the end.
+
+        Frameworks race the two against each other and cancel the one that loses.
+        """
+        self._sending -= 1
+        if self.ended and not self._sending:
+            self._close_inbox()
+
+    async def respond(self, status: int, headers: Headers | None = None) -> None:
+        """Answer in the server's own name, unless the client has gone or part of another response has left."""
+        if self.ended:
+            return
+        if self.head_sent:
+            self.abort()
+            return
+        body = f"{status} {reason_phrase(status)}\n".encode()
+        plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        try:
+            self.start_response(status, [*(headers or []), *plain])
+            await self.send_data(body, more=False)
+        except ClientDisconnected:
+            self.disconnect()
+
+    # What differs between the HTTP versions
+
+    @abstractmethod
+    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
+        """Take the head, and hold it until the first piece of the body."""
+
+    @abstractmethod
+    async def send_data(self, data: bytes, *, more: bool) -> None:
+        """Send a piece of the body, the first together with the head. Without `more` the response is complete."""
+
+    @abstractmethod
+    async def send_trailers(self, trailers: Headers) -> None:
+        """End the response with trailers, or without if the client takes none."""
+
+    @abstractmethod
+    async def send_informational(self, status: int, headers: Headers) -> None:
+        """Send an interim response, unless the head has left or the client can't read one."""
+
+    @abstractmethod
+    async def refuse_request(self, error: BadRequest) -> None:
+        """The rest of the request is not to be had: answer if nothing was sent, and treat the client as gone."""
+
+    @abstractmethod
+    async def upgrade(self, headers: Headers) -> trio.abc.Stream:
+        """Accept a WebSocket handshake: from here on the exchange is a stream of bytes."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Cut the response off, in such a way that the client can tell."""
+
+    # What they share
+
+    def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
+        if self._inbox is None:
+            size = self.context.config.websocket_queue_size if self.is_websocket else 1
+            self._inbox = trio.open_memory_channel[Message](size)
+            if self.ended:
+                self._inbox[0].close()
+        return self._inbox
+
+    def _close_inbox(self) -> None:
+        if self._inbox is not None:
+            self._inbox[0].close()
+
+    def _complete(self) -> None:
+        """The response has been handed over."""
+        if not self.ended:
+            self.complete = True
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.duration = trio.current_time() - self.started
+        self.context.observer.exchange_ended(self)
+        if not self._sending:
+            self._close_inbox()

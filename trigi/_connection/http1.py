@@ -1,0 +1,372 @@
+"""One HTTP/1.1 connection: a reader that lives as long as it does, and an application call for each request.
+
+The reader parses what comes, starts a task for each request, and passes the request's body on to it. It goes on
+reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
+written by the applications' own tasks.
+
+The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they move its deadline, or
+cancel it for the reader to look at the connection's state again.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+import trio
+
+from .._protocol.events import PAUSED, Data, Headers, Request
+from .._protocol.headers import tokens
+from .._protocol.http1 import HTTP1Codec
+from .._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
+from ..exceptions import BadRequest, ClientDisconnected
+from .context import ServerContext
+from .exchange import Exchange
+from .run_http import run_http
+from .run_websocket import run_websocket
+from .transport import READ_SIZE, Transport, UpgradedStream
+
+__all__ = ["HTTP1Connection"]
+
+DISCARD_SIZE = 256 * 1024
+"""Bytes of a request's body that are read for nothing after its response, so that the connection can be used again."""
+
+DISCARD_SECONDS = 2.0
+"""How long the client has for that, and how long a closing connection waits for it to read the last response."""
+
+
+class HTTP1Connection:
+    """The requests of one connection, one after the other.
+
+    Only `_end_cycle` decides whether the connection is used again (I9).
+    """
+
+    def __init__(self, transport: Transport, context: ServerContext) -> None:
+        self.transport = transport
+        self.context = context
+        self._codec = HTTP1Codec(context.config)
+        self._exchange: HTTP1Exchange | None = None
+        self._requests = 0
+        self._deadline = trio.current_time() + context.config.header_timeout
+        self._reading = trio.CancelScope()
+        self._head_begun = False
+        self._woken = False
+        self._stopping = False
+        self._client_finished = False
+        self._reader_done: trio.Event | None = None  # somebody waits to take the stream over
+
+    async def serve(self) -> None:
+        """Serve until the client or the server has enough, and every application call has ended."""
+        self.context.connections.add(self)
+        try:
+            async with trio.open_nursery() as self._applications:
+                try:
+                    await self._read_requests()
+                finally:
+                    self._leave_exchange()
+                if self._reader_done is None:
+                    await self._close()
+                else:
+                    self._reader_done.set()
+        finally:
+            self.context.connections.discard(self)
+            await self.transport.close(self.context.config.write_timeout)
+
+    def drain(self) -> None:
+        """Close now if no exchange is open, else after it."""
+        if self._exchange is None:
+            self.stop()
+
+    def stop(self) -> None:
+        """Read no more: the reader ends, and the connection is closed."""
+        self._stopping = True
+        self._reading.cancel()
+
+    # The reader
+
+    async def _read_requests(self) -> None:
+        while not self._stopping:
+            try:
+                with trio.CancelScope(deadline=self._deadline) as self._reading:
+                    await self._read()
+            except BadRequest as error:
+                await self.refuse_request(error)
+            if self._reading.cancelled_caught and not self._stopping and not self._woken:
+                await self._time_out()
+            self._woken = False
+
+    async def _read(self) -> None:
+        while not self._stopping:
+            event = self._codec.next_event()
+            if type(event) is Request:
+                self._start_exchange(event)
+            elif type(event) is Data:
+                await self._pass_on(event)
+            else:
+                await self._receive(paused=event is PAUSED)
+
+    def _start_exchange(self, request: Request) -> None:
+        self._head_begun = False
+        self._requests += 1
+        self._set_deadline(inf)
+        exchange = self._exchange = HTTP1Exchange(request, self)
+        config = self.context.config
+        if len(self.context.running) >= config.concurrency_limit:
+            self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
+        elif request.is_upgrade:
+            self._applications.start_soon(run_websocket, exchange)
+        else:
+            self._applications.start_soon(run_http, exchange)
+
+    async def _pass_on(self, event: Data) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        exchange.body_expected = event.more
+        await exchange.deliver({"type": "http.request", "body": event.data, "more_body": event.more})
+        if exchange.ended and exchange is self._exchange:
+            self._end_cycle(discarded=len(event.data))
+
+    async def _receive(self, *, paused: bool) -> None:
+        """Wait for bytes, or for the end of the exchange if enough are waiting to be read already."""
+        codec = self._codec
+        if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
+            if self._exchange is None:
+                self.stop()
+            await trio.sleep_forever()  # the end of the exchange cancels it
+        if self._exchange is None and codec.buffered and not self._head_begun:
+            self._head_begun = True
+            self._set_deadline(trio.current_time() + self.context.config.header_timeout)
+        try:
+            data = await self.transport.stream.receive_some(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._client_left()
+            return
+        if data:
+            codec.receive_data(data)
+        elif self.context.config.half_close and codec.request_complete:
+            self._client_finished = True
+        else:
+            self._client_left()
+
+    def _client_left(self) -> None:
+        self.transport.give_up()
+        self.stop()
+
+    async def _time_out(self) -> None:
+        if self._exchange is None and self._codec.buffered:
+            await self.refuse_request(
+                BadRequest("the request's head did not come", status_hint=408, limit="header_timeout"),
+            )
+        self.stop()
+
+    def _leave_exchange(self) -> None:
+        if self._exchange is not None and self._reader_done is None:
+            self._exchange.disconnect()
+
+    async def _close(self) -> None:
+        """Close so that the client can read what was sent to it last, if it may still be sending itself."""
+        if not self.transport.broken and (self._codec.buffered or not self._codec.request_complete):
+            await self.transport.linger(DISCARD_SECONDS)
+        await self.transport.close(DISCARD_SECONDS)
+
+    # Called by the exchange, and by the reader itself
+
+    def _set_deadline(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._reading.deadline = deadline
+
+    def response_ended(self) -> None:
+        """The open exchange's response is complete."""
+        if self._reader_done is None:
+            self._end_cycle()
+            if self._exchange is None and self._codec.buffered:
+                self._woken = True
+                self._reading.cancel()
+
+    def _end_cycle(self, discarded: int = 0) -> None:
+        """Go on to the next request if this one is over on both sides, or see that it will be, or close."""
+        exchange = self._exchange
+        assert exchange is not None
+        now = trio.current_time()
+        if exchange.must_close or self.context.draining.is_set():
+            self.stop()
+        elif self._codec.request_complete:
+            self._exchange = None
+            if self._client_finished and not self._codec.buffered:
+                self.stop()
+                return
+            self._codec.start_next_cycle()
+            self._set_deadline(now + self.context.config.keep_alive_timeout)
+        else:
+            exchange.discarded += discarded
+            if max(exchange.discarded, self._codec.body_remaining or 0) > DISCARD_SIZE:
+                self.stop()
+            elif self._deadline == inf:
+                self._set_deadline(now + DISCARD_SECONDS)
+
+    def is_last(self, request: Request) -> bool:
+        """Whether the response to this request is the connection's last, as far as is known now."""
+        return (
+            not request.keep_alive
+            or self._stopping
+            or self.context.draining.is_set()
+            or self._requests >= self.context.config.keep_alive_max_requests
+            or (self._codec.body_remaining or 0) > DISCARD_SIZE
+        )
+
+    async def refuse_request(self, error: BadRequest) -> None:
+        """Answer a request that can't be read with an error if nothing was answered yet, and close."""
+        exchange = self._exchange
+        self.context.observer.request_refused(self.transport.info, error)
+        answered = exchange is not None and exchange.head_sent
+        if exchange is not None:
+            if not answered:
+                exchange.status = error.status_hint
+                exchange.head_sent = True
+            exchange.disconnect()
+        if not answered:
+            try:
+                await self.transport.write([encode_error(error.status_hint, self.context.default_headers())])
+            except ClientDisconnected:
+                pass
+        self.stop()
+
+    async def hand_over(self) -> bytes:
+        """End the reader, leaving the stream to the caller: what it had read already."""
+        self._reader_done = trio.Event()
+        self.stop()
+        await self._reader_done.wait()
+        return self._codec.trailing_data
+
+
+class HTTP1Exchange(Exchange):
+    """A request and its response on HTTP/1.1.
+
+    Attributes:
+        must_close: the connection can't be used again after this.
+        discarded: bytes of the request's body that came after the response was complete.
+    """
+
+    def __init__(self, request: Request, connection: HTTP1Connection) -> None:
+        super().__init__(request, connection.transport.info, connection.context)
+        self.must_close = not request.keep_alive
+        self.discarded = 0
+        self._http1 = connection
+        self._chunked = False
+        self._trailers_follow = False
+
+    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
+        """Take the head, and hold it until the first piece of the body."""
+        self.status = status
+        self.response_headers = headers
+        self._trailers_follow = trailers
+
+    async def send_data(self, data: bytes, *, more: bool) -> None:
+        """Send a piece of the body, the first together with the head, the last together with the end."""
+        parts = []
+        if not self.head_sent:
+            self.head_sent = True
+            parts.append(self._encode_head())
+        if data and not self.bodyless:
+            self.bytes_sent += len(data)
+            parts.append(encode_chunk(data) if self._chunked else data)
+        if self._chunked and not more:
+            parts.append(LAST_CHUNK)
+        await self._write(parts)
+        if not more:
+            self._finish()
+
+    async def send_trailers(self, trailers: Headers) -> None:
+        """End the response with trailers, if the client takes them."""
+        if self._chunked:
+            await self._write([encode_trailers(trailers if self._sends_trailers else [])])
+        else:
+            await trio.lowlevel.checkpoint()
+        self._finish()
+
+    async def send_informational(self, status: int, headers: Headers) -> None:
+        """Send an interim response, unless the head has left or the client is older than those."""
+        if self.head_sent or self.request.http_version == "1.0" or self.ended:
+            await trio.lowlevel.checkpoint()
+            return
+        await self._write([encode_head(status, headers)])
+
+    async def refuse_request(self, error: BadRequest) -> None:
+        """Answer if nothing was sent, treat the client as gone, and close the connection."""
+        await self._http1.refuse_request(error)
+
+    async def upgrade(self, headers: Headers) -> trio.abc.Stream:
+        """Answer 101 with these headers, and give the stream that the connection is from then on."""
+        self.head_sent = True
+        self.status = 101
+        received = await self._http1.hand_over()
+        await self._write([encode_head(101, headers)])
+        return UpgradedStream(self._http1.transport, received)
+
+    def abort(self) -> None:
+        """Close the connection without the end of the response."""
+        self.disconnect()
+        self.must_close = True
+        if not self._chunked and self.head_sent:
+            self._http1.transport.reset_on_close()
+        self._http1.transport.give_up()
+        self._http1.stop()
+
+    @property
+    def _sends_trailers(self) -> bool:
+        return self._trailers_follow and self.request.accepts_trailers
+
+    async def _write(self, parts: list[bytes]) -> None:
+        if not parts:
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._http1.transport.write(parts)
+        except BaseException:
+            # Gone, or cancelled with half a write on the wire: either way this was the connection's last response.
+            self.abort()
+            raise
+
+    def _finish(self) -> None:
+        self._complete()
+        self._http1.response_ended()
+
+    def _encode_head(self) -> bytes:
+        """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""
+        assert self.status is not None
+        fields: Headers = []
+        has_length = False
+        connection: list[bytes] = []
+        for field in self.response_headers:
+            match field[0]:
+                case b"connection":
+                    connection += tokens([field], b"connection")
+                case b"transfer-encoding" | b"keep-alive":
+                    pass  # the server's business
+                case b"content-length":
+                    # RFC 9110, 8.6: never with 204. And trailers need chunks.
+                    if self.status != 204 and not self._sends_trailers:
+                        has_length = True
+                        fields.append(field)
+                case _:
+                    fields.append(field)
+        is_http_1_1 = self.request.http_version == "1.1"
+        if not has_length and not self.bodyless:
+            if is_http_1_1:
+                self._chunked = True
+                fields.append((b"transfer-encoding", b"chunked"))
+            else:
+                self.must_close = True
+        # The client was to send its body upon a 100 that it will not get: what comes next can't be told apart.
+        unasked = self._continue_wanted and self.body_expected
+        self.must_close |= b"close" in connection or unasked or self._http1.is_last(self.request)
+        if self.must_close:
+            connection = [b"close", *(token for token in connection if token not in (b"close", b"keep-alive"))]
+        elif is_http_1_1:
+            connection = [token for token in connection if token != b"keep-alive"]
+        else:
+            connection = [b"keep-alive"]
+        if connection:
+            fields.append((b"connection", b", ".join(connection)))
+        names = {name for name, _ in fields}
+        fields += [field for field in self.context.default_headers() if field[0] not in names]
+        return encode_head(self.status, fields)

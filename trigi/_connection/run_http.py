@@ -1,0 +1,111 @@
+"""An application on one `http` scope: its messages, checked by the tables, become calls on an exchange."""
+
+from __future__ import annotations
+
+import trio
+
+from .._protocol.asgi import (
+    HTTP,
+    HTTP_SEND,
+    advance,
+    check_body,
+    check_links,
+    check_start,
+    check_trailers,
+    event_of,
+)
+from .._protocol.events import Headers
+from .._protocol.headers import content_length
+from .._protocol.scope import http_scope
+from ..exceptions import ApplicationError, InvalidMessage
+from ..typing import Message
+from .application import call_application
+from .exchange import Exchange
+
+__all__ = ["HTTPCall", "run_http"]
+
+
+async def run_http(exchange: Exchange) -> None:
+    """Call the application, and answer for it where it did not: 500, 504, or the response is cut off."""
+    context = exchange.context
+    call = HTTPCall(exchange)
+    scope = http_scope(exchange.request, exchange.connection, context.config.root_path, context.state)
+    try:
+        failure = await call_application(exchange, scope, exchange.receive, call.send)
+        if failure is not None:
+            context.observer.application_failed(exchange, failure)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if exchange.ended:
+            return
+        timed_out = exchange.cancel_scope.cancelled_caught
+        if failure is None and not timed_out:
+            failure = ApplicationError(f"the application returned in state {call.state}, its response incomplete")
+            context.observer.application_failed(exchange, failure)
+        await exchange.respond(504 if timed_out else 500)
+    finally:
+        if not exchange.ended:
+            exchange.abort()
+
+
+class HTTPCall:
+    """What an application has sent so far.
+
+    Attributes:
+        state: where it is in `HTTP_SEND`.
+    """
+
+    __slots__ = ("_exchange", "_remaining", "_trailers", "state")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.state = HTTP.START
+        self._exchange = exchange
+        self._remaining: int | None = None  # bytes of body that the content-length still promises
+        self._trailers: Headers = []
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the application's (ASGI HTTP 2.5, "Response Start" and following).
+
+        Raises:
+            ClientDisconnected: the client has gone.
+            UnexpectedMessage: not now; the state is as it was.
+            InvalidMessage: not so; the state is as it was, unless the body has not the length it was to have.
+
+        Cancellation: during a write leaves the response cut off.
+        """
+        event = event_of(message)
+        exchange = self._exchange
+        exchange.begin_sending()
+        try:
+            state = advance(HTTP_SEND, self.state, event)
+            if self.state is HTTP.COMPLETE:
+                await trio.lowlevel.checkpoint()
+                return
+            match message["type"]:
+                case "http.response.body":
+                    await self._send_body(check_body(message), state)
+                case "http.response.start":
+                    status, headers = check_start(message)
+                    self._remaining = content_length(headers, "http.response.start")
+                    self.state = state
+                    exchange.start_response(status, headers, trailers=state is HTTP.BODY_THEN_TRAILERS)
+                case "http.response.trailers":
+                    self._trailers += check_trailers(message)
+                    self.state = state
+                    if state is HTTP.COMPLETE:
+                        await exchange.send_trailers(self._trailers)
+                case "http.response.early_hint":
+                    await exchange.send_informational(103, check_links(message))
+        finally:
+            exchange.end_sending()
+
+    async def _send_body(self, data: bytes, state: HTTP) -> None:
+        exchange = self._exchange
+        if self._remaining is not None and not exchange.bodyless:
+            self._remaining -= len(data)
+            is_last = state is HTTP.COMPLETE or state is HTTP.TRAILERS
+            if self._remaining < 0 or (is_last and self._remaining > 0):
+                exchange.abort()
+                how_much = f"{abs(self._remaining)} bytes {'more' if self._remaining < 0 else 'less'}"
+                raise InvalidMessage(f"http.response.body: {how_much} than the content-length said")
+        self.state = state
+        await exchange.send_data(data, more=state is not HTTP.COMPLETE)

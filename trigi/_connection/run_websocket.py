@@ -1,0 +1,2 @@
+"""TODO."""
+async def run_websocket(exchange): raise NotImplementedError

@@ -1,0 +1,75 @@
+"""One accepted stream, from its TLS handshake to its end. Nothing that goes wrong in it reaches its siblings (I6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+
+from .._protocol.scope import ConnectionInfo, Endpoint
+from .context import ServerContext
+from .http1 import HTTP1Connection
+from .transport import Transport
+
+__all__ = ["serve_stream"]
+
+
+async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
+    """Serve one connection on any stream; close it at the end.
+
+    A `trio.SSLStream` is taken through its handshake first, within `tls_handshake_timeout`.
+
+    Cancellation: cancels the application calls, waits for them, closes the stream at once.
+    """
+    info = _connection_info(stream)
+    try:
+        if isinstance(stream, trio.SSLStream):
+            if not await _shake_hands(stream, context, info):
+                return
+            if context.describe_tls is not None:
+                info.tls = context.describe_tls(stream)
+        transport = Transport(stream, info, context.config.write_timeout)
+        await HTTP1Connection(transport, context).serve()
+    except Exception as error:  # noqa: BLE001 - a bug of trigi's ends one connection, not all
+        context.observer.connection_failed(info.client, error)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _shake_hands(
+    stream: trio.SSLStream[Any], context: ServerContext, info: ConnectionInfo
+) -> bool:
+    """Whether the client got through the TLS handshake."""
+    error: Exception = TimeoutError("the TLS handshake took longer than tls_handshake_timeout")
+    with trio.move_on_after(context.config.tls_handshake_timeout):
+        try:
+            await stream.do_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
+            error = broken
+        else:
+            return True
+    context.observer.handshake_failed(info.client, error)
+    return False
+
+
+def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
+    """The endpoints of a socket's stream; of any other, nothing is known."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return ConnectionInfo()
+    try:
+        return ConnectionInfo(
+            client=_endpoint(stream.socket.getpeername()), server=_endpoint(stream.socket.getsockname())
+        )
+    except OSError:  # the client has gone already
+        return ConnectionInfo()
+
+
+def _endpoint(address: Any) -> Endpoint | None:
+    """An address as sockets give it: a tuple for TCP, a path for unix sockets, empty for an unnamed one."""
+    if isinstance(address, tuple):
+        return Endpoint(address[0], address[1])
+    if isinstance(address, bytes):
+        address = address.decode(errors="surrogateescape")
+    return Endpoint(address, None) if address else None

@@ -1,0 +1,146 @@
+"""One accepted stream, written within a time limit and given up as a whole."""
+
+from __future__ import annotations
+
+import struct
+
+import trio
+
+from .._protocol.scope import ConnectionInfo
+from ..exceptions import ClientDisconnected
+
+__all__ = ["Transport", "UpgradedStream"]
+
+WRITE_SIZE = 64 * 1024
+"""Bytes that `write_timeout` applies to: a large write has this long for each of its pieces, not for all."""
+
+READ_SIZE = 64 * 1024
+"""Bytes asked for at once: as much as a socket usually has."""
+
+
+class Transport:
+    """A stream, what is known of it, and writes that end.
+
+    Reading is the reader's alone (invariant I1) and goes to `stream` directly. Writes may come from any task: one
+    goes on the wire after the other (I2).
+
+    Attributes:
+        stream: the stream, its TLS handshake done.
+        info: its endpoints and TLS.
+        broken: nothing can be written any more.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, info: ConnectionInfo, write_timeout: float) -> None:
+        self.stream = stream
+        self.info = info
+        self.broken = False
+        self._write_timeout = write_timeout
+        self._lock = trio.Lock()
+        self._writing: trio.CancelScope | None = None
+
+    async def write(self, parts: list[bytes]) -> None:
+        """Write the parts, nothing else between them; a client has `write_timeout` for each `WRITE_SIZE` bytes.
+
+        Raises:
+            ClientDisconnected: the client has gone, or takes nothing.
+
+        Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
+        """
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
+            if self.broken:
+                raise ClientDisconnected("the client has disconnected")
+            with trio.CancelScope() as self._writing:
+                await self._write_parts(parts, self._writing)
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.broken = True
+            raise ClientDisconnected("the client has disconnected") from error
+        except BaseException:
+            self.broken = True
+            raise
+        finally:
+            self._writing = None
+            self._lock.release()
+        self.broken = True
+        raise ClientDisconnected("the client has disconnected, or took no data within write_timeout")
+
+    async def _write_parts(self, parts: list[bytes], scope: trio.CancelScope) -> None:
+        if sum(map(len, parts)) <= WRITE_SIZE:
+            parts = [b"".join(parts)]
+        for part in parts:
+            view = memoryview(part)
+            for start in range(0, len(part), WRITE_SIZE):
+                scope.deadline = trio.current_time() + self._write_timeout
+                await self.stream.send_all(view[start : start + WRITE_SIZE])
+
+    def give_up(self) -> None:
+        """Write nothing more, and end the write that is waiting for the client."""
+        self.broken = True
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def reset_on_close(self) -> None:
+        """Have the stream closed by RST, where it can be: for a response that only its close could end."""
+        if isinstance(self.stream, trio.SocketStream):
+            self.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def linger(self, seconds: float) -> None:
+        """Say that no more will come, and read what the client still sends, so that it can read the response.
+
+        Closing with unread bytes in the receive buffer makes the kernel send RST, upon which a client may lose what
+        it has not read yet (RFC 9112, 9.6).
+        """
+        with trio.move_on_after(seconds):
+            try:
+                if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                    await self.stream.send_eof()
+                    while await self.stream.receive_some(READ_SIZE):
+                        pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+
+    async def close(self, seconds: float) -> None:
+        """Close in order if the stream can do so within `seconds` (TLS says good-bye), in any case close."""
+        with trio.move_on_after(seconds):
+            try:
+                if not self.broken:
+                    await self.stream.aclose()
+                    return
+            except (trio.BrokenResourceError, trio.BusyResourceError):
+                pass
+        self.broken = True
+        await trio.aclose_forcefully(self.stream)
+
+
+class UpgradedStream(trio.abc.Stream):
+    """What an upgraded connection is from then on: bytes both ways, the first of which came with the request."""
+
+    def __init__(self, transport: Transport, received: bytes) -> None:
+        self._transport = transport
+        self._received = received
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What came with the request, then what comes. Cancellation loses nothing."""
+        if self._received:
+            await trio.lowlevel.checkpoint()
+            size = len(self._received) if max_bytes is None else max_bytes
+            data, self._received = self._received[:size], self._received[size:]
+            return data
+        return await self._transport.stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write within `write_timeout`; `ClientDisconnected` when that passes or the client is gone."""
+        await self._transport.write([bytes(data)])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As the stream below has it."""
+        await self._transport.stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Nothing may be written any more; the connection below closes itself."""
+        self._transport.give_up()
+        await trio.lowlevel.checkpoint()

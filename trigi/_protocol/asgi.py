@@ -1,0 +1,256 @@
+"""What an application may send, and when: the rules of ASGI as tables.
+
+There is one table for each kind of scope. It maps a state and an event to the next state; what is not in it is
+not allowed. An *event* is a message's type together with the flag that changes the next state: a
+`http.response.body` with `more_body` is another event than one without.
+
+Two things are not in the tables, on purpose. That the client has gone is no state of the application's: `send()`
+asks for it first and raises `ClientDisconnected`. And that a message's values are right is the business of the
+`check_*` functions below, so that a message is refused before it changes the state: an application may catch the
+error and send a better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from ..exceptions import InvalidMessage, UnexpectedMessage
+from ..typing import Message
+from .events import Headers
+from .headers import check_headers
+
+__all__ = [
+    "HTTP",
+    "HTTP_SEND",
+    "LIFESPAN_SEND",
+    "WEBSOCKET_SEND",
+    "Lifespan",
+    "WebSocket",
+    "advance",
+    "check_body",
+    "check_close",
+    "check_links",
+    "check_start",
+    "check_text",
+    "check_trailers",
+    "check_websocket_data",
+    "event_of",
+]
+
+
+class HTTP(StrEnum):
+    """Where an application is in its response."""
+
+    START = "START"
+    BODY = "BODY"
+    BODY_THEN_TRAILERS = "BODY_THEN_TRAILERS"
+    TRAILERS = "TRAILERS"
+    COMPLETE = "COMPLETE"
+
+
+class WebSocket(StrEnum):
+    """Where an application is in its WebSocket."""
+
+    CONNECTING = "CONNECTING"
+    DENIAL_BODY = "DENIAL_BODY"
+    OPEN = "OPEN"
+    CLOSED = "CLOSED"
+
+
+class Lifespan(StrEnum):
+    """Where an application is in its lifespan."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+# Messages after the end of a response are ignored (ASGI HTTP, "Response Body"), so COMPLETE leads to itself.
+# An early hint is taken before the start and after it; what has left can't be preceded any more, and a hint that
+# comes that late is ignored.
+HTTP_SEND: Mapping[HTTP, Mapping[str, HTTP]] = {
+    HTTP.START: {
+        "http.response.start": HTTP.BODY,
+        "http.response.start+trailers": HTTP.BODY_THEN_TRAILERS,
+        "http.response.early_hint": HTTP.START,
+    },
+    HTTP.BODY: {
+        "http.response.body+more_body": HTTP.BODY,
+        "http.response.body": HTTP.COMPLETE,
+        "http.response.early_hint": HTTP.BODY,
+    },
+    HTTP.BODY_THEN_TRAILERS: {
+        "http.response.body+more_body": HTTP.BODY_THEN_TRAILERS,
+        "http.response.body": HTTP.TRAILERS,
+        "http.response.early_hint": HTTP.BODY_THEN_TRAILERS,
+    },
+    HTTP.TRAILERS: {
+        "http.response.trailers+more_trailers": HTTP.TRAILERS,
+        "http.response.trailers": HTTP.COMPLETE,
+    },
+    HTTP.COMPLETE: {
+        "http.response.body": HTTP.COMPLETE,
+        "http.response.body+more_body": HTTP.COMPLETE,
+        "http.response.trailers": HTTP.COMPLETE,
+        "http.response.trailers+more_trailers": HTTP.COMPLETE,
+        "http.response.early_hint": HTTP.COMPLETE,
+    },
+}
+
+# The denial response (extension websocket.http.response) has no trailers and takes no hints.
+WEBSOCKET_SEND: Mapping[WebSocket, Mapping[str, WebSocket]] = {
+    WebSocket.CONNECTING: {
+        "websocket.accept": WebSocket.OPEN,
+        "websocket.close": WebSocket.CLOSED,
+        "websocket.http.response.start": WebSocket.DENIAL_BODY,
+    },
+    WebSocket.DENIAL_BODY: {
+        "websocket.http.response.body+more_body": WebSocket.DENIAL_BODY,
+        "websocket.http.response.body": WebSocket.CLOSED,
+    },
+    WebSocket.OPEN: {
+        "websocket.send": WebSocket.OPEN,
+        "websocket.close": WebSocket.CLOSED,
+    },
+    WebSocket.CLOSED: {},
+}
+
+LIFESPAN_SEND: Mapping[Lifespan, Mapping[str, Lifespan]] = {
+    Lifespan.STARTING: {
+        "lifespan.startup.complete": Lifespan.RUNNING,
+        "lifespan.startup.failed": Lifespan.FAILED,
+    },
+    Lifespan.RUNNING: {},
+    Lifespan.STOPPING: {
+        "lifespan.shutdown.complete": Lifespan.STOPPED,
+        "lifespan.shutdown.failed": Lifespan.FAILED,
+    },
+    Lifespan.STOPPED: {},
+    Lifespan.FAILED: {},
+}
+
+FLAGS = {
+    "http.response.start": "trailers",
+    "http.response.body": "more_body",
+    "http.response.trailers": "more_trailers",
+    "websocket.http.response.body": "more_body",
+}
+"""The flag of a message that makes it another event; each is a `bool`, false when it is missing."""
+
+State = TypeVar("State", HTTP, WebSocket, Lifespan)
+
+
+def event_of(message: Message) -> str:
+    """The event that a message is: its type, with its flag if that is set.
+
+    Raises:
+        InvalidMessage: not a mapping, no `type`, or a `type` or flag of the wrong Python type.
+    """
+    try:
+        type_ = message["type"]
+    except KeyError:
+        raise InvalidMessage("a message needs a 'type'") from None
+    except TypeError:
+        raise InvalidMessage(f"a message must be a dict, got {type(message).__name__}") from None
+    if not isinstance(type_, str):
+        raise InvalidMessage(f"type must be str, got {type(type_).__name__}")
+    flag = FLAGS.get(type_)
+    if flag is None:
+        return type_
+    value = message.get(flag, False)
+    if value is False:
+        return type_
+    if value is True:
+        return f"{type_}+{flag}"
+    raise InvalidMessage(f"{type_}: {flag} must be bool, got {type(value).__name__}")
+
+
+def advance(table: Mapping[State, Mapping[str, State]], state: State, event: str) -> State:
+    """The state after `event`.
+
+    Raises:
+        UnexpectedMessage: the table does not have it.
+    """
+    try:
+        return table[state][event]
+    except KeyError:
+        raise UnexpectedMessage(state, event, table[state]) from None
+
+
+def check_start(message: Message) -> tuple[int, Headers]:
+    """Status and headers of a `http.response.start` (or its twin for WebSockets).
+
+    The status must be final: 1xx are interim responses (RFC 9110, 15.2), after which a client goes on waiting.
+    """
+    try:
+        status = message["status"]
+    except KeyError:
+        raise InvalidMessage(f"{message['type']}: status is missing") from None
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise InvalidMessage(f"{message['type']}: status must be int, got {type(status).__name__}")
+    if not 200 <= status <= 999:
+        raise InvalidMessage(f"{message['type']}: status must be from 200 to 999, got {status}")
+    return int(status), check_headers(message.get("headers", ()), message["type"])
+
+
+def check_body(message: Message) -> bytes:
+    """The body of a `http.response.body`, or of its twin for WebSockets."""
+    body = message.get("body", b"")
+    if not isinstance(body, bytes):
+        if isinstance(body, bytearray | memoryview):
+            return bytes(body)
+        raise InvalidMessage(f"{message['type']}: body must be bytes, got {type(body).__name__}")
+    return body
+
+
+def check_trailers(message: Message) -> Headers:
+    """The fields of a `http.response.trailers`."""
+    return check_headers(message.get("headers", ()), message["type"])
+
+
+def check_links(message: Message) -> Headers:
+    """The `link` fields of a `http.response.early_hint`."""
+    links = message.get("links", ())
+    if isinstance(links, str | bytes):
+        raise InvalidMessage(f"{message['type']}: links must be a list of bytes, got {type(links).__name__}")
+    try:
+        return check_headers([(b"link", link) for link in links], message["type"])
+    except TypeError:
+        raise InvalidMessage(f"{message['type']}: links must be iterable") from None
+
+
+def check_websocket_data(message: Message) -> str | bytes:
+    """What a `websocket.send` sends: exactly one of `text` and `bytes` is not `None`."""
+    text: Any = message.get("text")
+    data: Any = message.get("bytes")
+    if (text is None) is (data is None):
+        raise InvalidMessage("websocket.send: exactly one of text and bytes must be given")
+    if text is not None:
+        if not isinstance(text, str):
+            raise InvalidMessage(f"websocket.send: text must be str, got {type(text).__name__}")
+        return text
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    if not isinstance(data, bytes):
+        raise InvalidMessage(f"websocket.send: bytes must be bytes, got {type(data).__name__}")
+    return data
+
+
+def check_close(message: Message) -> tuple[int, str]:
+    """Code and reason of a `websocket.close`."""
+    code = message.get("code", 1000)
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise InvalidMessage(f"websocket.close: code must be int, got {type(code).__name__}")
+    return int(code), check_text(message, "reason") or ""
+
+
+def check_text(message: Message, key: str) -> str | None:
+    """An optional `str` of a message: `None` when it is missing or `None`."""
+    text = message.get(key)
+    if text is not None and not isinstance(text, str):
+        raise InvalidMessage(f"{message['type']}: {key} must be str, got {type(text).__name__}")
+    return text

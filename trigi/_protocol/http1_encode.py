@@ -1,0 +1,53 @@
+"""Responses become HTTP/1.1 bytes, for every codec (RFC 9112).
+
+Names and values are taken as valid: `headers.check_headers` has seen them. What framing a response gets is decided
+by its exchange; here it is only written.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from .events import Headers
+
+__all__ = ["LAST_CHUNK", "encode_chunk", "encode_error", "encode_head", "encode_trailers", "reason_phrase"]
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def reason_phrase(status: int) -> str:
+    """The reason phrase of a status, empty for one that is not registered."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+def encode_head(status: int, headers: Headers) -> bytes:
+    """Status line, fields and the empty line. The version is the server's, whatever the client's (RFC 9110, 2.5)."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return b"%b%b\r\n" % (line, b"".join([b"%b: %b\r\n" % field for field in headers]))
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk. Not for empty data, which would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def encode_trailers(trailers: Headers) -> bytes:
+    """The last chunk with its trailer section."""
+    return b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % field for field in trailers])
+
+
+def encode_error(status: int, headers: Headers) -> bytes:
+    """A whole response to a request that can't be read; after it the connection is closed."""
+    body = f"{status} {reason_phrase(status)}\n".encode()
+    fields = [
+        *headers,
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    return encode_head(status, fields) + body
