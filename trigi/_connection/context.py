@@ -52,6 +52,9 @@ class Observer:
     def connection_failed(self, client: Endpoint | None, error: BaseException) -> None:
         """A connection ended by an exception that is a bug of trigi's. Its siblings live on."""
 
+    def lifespan_failed(self, stage: str, error: BaseException) -> None:
+        """The lifespan call raised: in `"starting"` (taken for "not supported"), `"serving"` or `"stopping"`."""
+
     def handshake_failed(self, client: Endpoint | None, error: BaseException) -> None:
         """A TLS handshake failed or timed out."""
 

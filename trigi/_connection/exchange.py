@@ -10,6 +10,8 @@ needed, which for a request without a body may be never. That it ends is the dis
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 import trio
@@ -43,6 +45,7 @@ class Exchange(ABC):
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         is_websocket: the request asks for a WebSocket.
+        on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
 
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
@@ -62,6 +65,7 @@ class Exchange(ABC):
         self.ended = False
         self.head_sent = False
         self.is_websocket = request.is_upgrade
+        self.on_drain: Callable[[], None] | None = None
         self._continue_wanted = request.expects_continue
         self._request_given = request.has_body
         self._sending = 0
@@ -80,18 +84,23 @@ class Exchange(ABC):
             return
         inbox, _ = self._open_inbox()
         try:
-            await inbox.send(message)
-        except trio.ClosedResourceError:
-            return
+            inbox.send_nowait(message)
+        except trio.WouldBlock:
+            with suppress(trio.ClosedResourceError):
+                await inbox.send(message)
 
-    def disconnect(self) -> None:
+    def disconnect(self, *, in_order: bool = False) -> None:
         """The client has gone: tell the application, and cancel it after `disconnect_grace`.
 
         An application whose response is complete is left alone.
+
+        Args:
+            in_order: nothing was cut off, as when a WebSocket is closed by its client.
         """
         if self.ended:
             return
         self.disconnected = True
+        self.complete = in_order
         grace = trio.current_time() + self.context.config.disconnect_grace
         self.cancel_scope.deadline = min(self.cancel_scope.deadline, grace)
         self._end()
@@ -172,6 +181,12 @@ class Exchange(ABC):
         except ClientDisconnected:
             self.disconnect()
 
+    def finish(self) -> None:
+        """The response is complete, or the WebSocket closed: its last byte has been handed to the transport."""
+        if not self.ended:
+            self.complete = True
+            self._end()
+
     # What differs between the HTTP versions
 
     @abstractmethod
@@ -215,12 +230,6 @@ class Exchange(ABC):
     def _close_inbox(self) -> None:
         if self._inbox is not None:
             self._inbox[0].close()
-
-    def _complete(self) -> None:
-        """The response has been handed over."""
-        if not self.ended:
-            self.complete = True
-            self._end()
 
     def _end(self) -> None:
         self.ended = True

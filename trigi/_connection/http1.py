@@ -69,12 +69,14 @@ class HTTP1Connection:
                     self._reader_done.set()
         finally:
             self.context.connections.discard(self)
-            await self.transport.close(self.context.config.write_timeout)
+            await self.transport.close()
 
     def drain(self) -> None:
         """Close now if no exchange is open, else after it."""
         if self._exchange is None:
             self.stop()
+        elif self._exchange.on_drain is not None:
+            self._exchange.on_drain()
 
     def stop(self) -> None:
         """Read no more: the reader ends, and the connection is closed."""
@@ -166,7 +168,7 @@ class HTTP1Connection:
         """Close so that the client can read what was sent to it last, if it may still be sending itself."""
         if not self.transport.broken and (self._codec.buffered or not self._codec.request_complete):
             await self.transport.linger(DISCARD_SECONDS)
-        await self.transport.close(DISCARD_SECONDS)
+        await self.transport.close()
 
     # Called by the exchange, and by the reader itself
 
@@ -273,7 +275,7 @@ class HTTP1Exchange(Exchange):
             parts.append(LAST_CHUNK)
         await self._write(parts)
         if not more:
-            self._finish()
+            self.finish()
 
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
@@ -281,7 +283,7 @@ class HTTP1Exchange(Exchange):
             await self._write([encode_trailers(trailers if self._sends_trailers else [])])
         else:
             await trio.lowlevel.checkpoint()
-        self._finish()
+        self.finish()
 
     async def send_informational(self, status: int, headers: Headers) -> None:
         """Send an interim response, unless the head has left or the client is older than those."""
@@ -301,6 +303,11 @@ class HTTP1Exchange(Exchange):
         received = await self._http1.hand_over()
         await self._write([encode_head(101, headers)])
         return UpgradedStream(self._http1.transport, received)
+
+    def finish(self) -> None:
+        """The response is complete: the connection may go on to the next request."""
+        super().finish()
+        self._http1.response_ended()
 
     def abort(self) -> None:
         """Close the connection without the end of the response."""
@@ -325,10 +332,6 @@ class HTTP1Exchange(Exchange):
             # Gone, or cancelled with half a write on the wire: either way this was the connection's last response.
             self.abort()
             raise
-
-    def _finish(self) -> None:
-        self._complete()
-        self._http1.response_ended()
 
     def _encode_head(self) -> bytes:
         """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""

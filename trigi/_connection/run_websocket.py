@@ -1,2 +1,307 @@
-"""TODO."""
-async def run_websocket(exchange): raise NotImplementedError
+"""An application on one `websocket` scope, over any `trio.abc.Stream` that its exchange becomes.
+
+The application's call is the body of a nursery. Once it has accepted, the nursery has two more tasks: a reader
+(bytes -> codec -> messages into the exchange's inbox) and one that keeps the connection alive.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from math import inf
+from typing import Literal
+
+import trio
+
+from .._protocol.asgi import (
+    WEBSOCKET_SEND,
+    WebSocket,
+    advance,
+    check_close,
+    check_headers,
+    check_text,
+    check_websocket_data,
+    event_of,
+)
+from .._protocol.scope import websocket_scope
+from .._protocol.websocket import Closed, Message, WebSocketCodec
+from .._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
+from ..exceptions import ApplicationError, BadRequest, ClientDisconnected
+from ..typing import Message as ASGIMessage
+from .application import call_application
+from .exchange import Exchange
+from .run_http import HTTPCall
+from .transport import READ_SIZE
+
+__all__ = ["run_websocket"]
+
+# RFC 6455, 7.4.1, and the IANA registry
+NORMAL_CLOSURE = 1000
+ABNORMAL_CLOSURE = 1006
+INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
+
+
+async def run_websocket(exchange: Exchange) -> None:
+    """Call the application, and answer or close for it where it did not."""
+    context = exchange.context
+    try:
+        handshake = Handshake(exchange.request)
+    except BadRequest as error:
+        context.observer.request_refused(exchange.connection, error)
+        headers = list(UPGRADE_REQUIRED_HEADERS) if error.status_hint == 426 else []
+        await exchange.respond(error.status_hint, headers)
+        return
+    scope = websocket_scope(
+        exchange.request, exchange.connection, context.config.root_path, context.state, handshake.subprotocols
+    )
+    try:
+        async with trio.open_nursery() as session:
+            call = WebSocketCall(exchange, handshake, session)
+            failure = await call_application(exchange, scope, call.receive, call.send)
+            if failure is not None:
+                context.observer.application_failed(exchange, failure)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await call.finish(failed=failure is not None)
+    finally:
+        if not exchange.ended:
+            exchange.abort()
+
+
+class WebSocketCall:
+    """One WebSocket: what the application has sent so far, and what the client has.
+
+    Attributes:
+        state: where the application is in `WEBSOCKET_SEND`.
+    """
+
+    def __init__(self, exchange: Exchange, handshake: Handshake, session: trio.Nursery) -> None:
+        self.state = WebSocket.CONNECTING
+        self._exchange = exchange
+        self._config = exchange.context.config
+        self._handshake = handshake
+        self._session = session
+        self._denial = HTTPCall(exchange)
+        self._connect_given = False
+        self._accepted = trio.Event()
+        self._stream: trio.abc.Stream | None = None
+        self._codec: WebSocketCodec | None = None
+        self._closed = Closed(ABNORMAL_CLOSURE, "")  # what `websocket.disconnect` will say
+        self._keeping_alive = trio.CancelScope()
+        self._heard = trio.Event()  # something came since the last ping
+        self._delivering = False
+        self._reader_done = trio.Event()
+
+    # The application's side
+
+    async def receive(self) -> ASGIMessage:
+        """The next message of a `websocket` scope; `websocket.disconnect` for ever after the end.
+
+        As `Exchange.receive`: no checkpoint for what is there already, and cancellation loses nothing.
+        """
+        if not self._connect_given:
+            self._connect_given = True
+            return {"type": "websocket.connect"}
+        message = await self._exchange.next_message()
+        if message is not None:
+            return message
+        return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
+
+    async def send(self, message: ASGIMessage) -> None:
+        """Take one message of the application's (ASGI WebSocket 2.5, "Accept" and following).
+
+        Closing a WebSocket that the client has closed already does nothing.
+
+        Raises:
+            ClientDisconnected: the client has gone.
+            UnexpectedMessage: not now; the state is as it was.
+            InvalidMessage: not so; the state is as it was.
+
+        Cancellation: during a write leaves a torn frame, so the connection is lost.
+        """
+        event = event_of(message)
+        if event == "websocket.close" and self._exchange.disconnected:
+            await trio.lowlevel.checkpoint()
+            return
+        self._exchange.begin_sending()
+        try:
+            state = advance(WEBSOCKET_SEND, self.state, event)
+            match message["type"]:
+                case "websocket.send":
+                    await self._send_message(check_websocket_data(message))
+                case "websocket.accept":
+                    await self._accept(message)
+                case "websocket.close":
+                    code, reason = check_close(message)
+                    if self.state is WebSocket.CONNECTING:
+                        self.state = state
+                        await self._exchange.respond(403)
+                    else:
+                        await self._close(code, reason)
+                        self._exchange.finish()
+                case "websocket.http.response.start":
+                    await self._deny(message, "http.response.start")
+                    self.state = state
+                case "websocket.http.response.body":
+                    await self._deny(message, "http.response.body")
+                    self.state = state
+        finally:
+            self._exchange.end_sending()
+
+    async def _accept(self, message: ASGIMessage) -> None:
+        headers, deflate = self._handshake.accept(
+            check_text(message, "subprotocol"),
+            check_headers(message.get("headers", ()), "websocket.accept"),
+            deflate=self._config.websocket_per_message_deflate,
+        )
+        self._codec = WebSocketCodec(
+            deflate,
+            message_size_limit=self._config.websocket_message_size_limit,
+            frame_count_limit=self._config.websocket_frame_count_limit,
+        )
+        self.state = WebSocket.OPEN
+        exchange = self._exchange
+        exchange.cancel_scope.deadline = inf  # request_timeout was for the handshake
+        names = {name for name, _ in headers}
+        headers += [field for field in exchange.context.default_headers() if field[0] not in names]
+        try:
+            self._stream = await exchange.upgrade(headers)
+        finally:
+            self._accepted.set()
+        self._session.start_soon(self._read)
+        self._session.start_soon(self._keep_alive)
+        exchange.on_drain = self._drain
+        if exchange.context.draining.is_set():
+            self._drain()
+
+    async def _deny(self, message: ASGIMessage, type_: Literal["http.response.start", "http.response.body"]) -> None:
+        """A denial response is a response (extension websocket.http.response), after which the connection closes."""
+        message = {**message, "type": type_}
+        if type_ == "http.response.start":
+            message.pop("trailers", None)
+            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await self._denial.send(message)
+
+    async def _send_message(self, data: str | bytes) -> None:
+        await self._accepted.wait()  # an accept in another task may still be on its way
+        assert self._codec is not None
+        frame = self._codec.send_message(data)
+        self._exchange.bytes_sent += len(frame)
+        await self._write(frame)
+
+    async def finish(self, *, failed: bool) -> None:
+        """The application has returned, or failed: answer or close if it did not, and wait for the client's close."""
+        exchange = self._exchange
+        if self.state is WebSocket.OPEN:
+            if not exchange.ended:
+                try:
+                    await self._close(INTERNAL_ERROR if failed else NORMAL_CLOSURE)
+                    exchange.finish()
+                except ClientDisconnected:
+                    exchange.disconnect()
+            self._keeping_alive.cancel()
+        elif not exchange.ended:
+            timed_out = exchange.cancel_scope.cancelled_caught
+            if not failed and not timed_out:
+                exchange.context.observer.application_failed(
+                    exchange, ApplicationError(f"the application returned in state {self.state}")
+                )
+            await exchange.respond(504 if timed_out else 500)
+
+    async def _close(self, code: int, reason: str = "") -> None:
+        """Send a close frame. The session ends with the client's, or after `websocket_close_timeout`."""
+        await self._accepted.wait()
+        assert self._codec is not None
+        frame = self._codec.close(code, reason)
+        self.state = WebSocket.CLOSED
+        self._closed = Closed(code, reason)
+        self._keeping_alive.cancel()
+        self._session.start_soon(self._end_within_close_timeout)
+        await self._write(frame)
+
+    async def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            raise ClientDisconnected("the client disconnected before it was accepted")
+        try:
+            await self._stream.send_all(data)
+        except ClientDisconnected:
+            self._exchange.disconnect()
+            raise
+
+    # The session's tasks
+
+    async def _read(self) -> None:
+        """Bytes become messages, until the client closes, breaks the protocol, or leaves."""
+        assert self._stream is not None
+        assert self._codec is not None
+        codec = self._codec
+        try:
+            while codec.closed is None:
+                try:
+                    data = await self._stream.receive_some(READ_SIZE)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    data = b""
+                self._heard.set()
+                events = codec.receive_data(data) if data else codec.receive_eof()
+                replies = codec.data_to_send()
+                if replies:
+                    await self._write(replies)
+                for event in events:
+                    if type(event) is Message:
+                        await self._deliver(event.data)
+                    elif type(event) is Closed:
+                        self._client_closed(event)
+        except ClientDisconnected:  # while a pong or a close frame was written
+            pass
+        finally:
+            self._exchange.disconnect()
+            self._keeping_alive.cancel()
+            self._reader_done.set()
+        await self._stream.aclose()
+
+    async def _deliver(self, data: str | bytes) -> None:
+        key = "text" if isinstance(data, str) else "bytes"
+        self._delivering = True
+        await self._exchange.deliver({"type": "websocket.receive", key: data})
+        self._delivering = False
+
+    def _client_closed(self, closed: Closed) -> None:
+        if not self._exchange.ended:
+            self._closed = closed
+            self._exchange.disconnect(in_order=closed.code != ABNORMAL_CLOSURE)
+
+    async def _keep_alive(self) -> None:
+        """Ping a client that may have vanished without a word, and give it up if nothing comes back."""
+        assert self._stream is not None
+        assert self._codec is not None
+        with self._keeping_alive:
+            while True:
+                await trio.sleep(self._config.websocket_ping_interval)
+                self._heard = trio.Event()
+                try:
+                    await self._write(self._codec.ping())
+                except ClientDisconnected:
+                    return
+                with trio.move_on_after(self._config.websocket_ping_timeout):
+                    await self._heard.wait()
+                # While the application is behind, nothing is read: that is its doing, not the client's.
+                if not self._heard.is_set() and not self._delivering:
+                    self._exchange.disconnect()
+                    await self._stream.aclose()
+                    return
+
+    def _drain(self) -> None:
+        self._session.start_soon(self._close_for_shutdown)
+
+    async def _close_for_shutdown(self) -> None:
+        """Tell both sides that the server goes away."""
+        if self._exchange.ended:
+            return
+        with suppress(ClientDisconnected):
+            await self._close(SERVICE_RESTART)
+        self._exchange.disconnect(in_order=True)
+
+    async def _end_within_close_timeout(self) -> None:
+        with trio.move_on_after(self._config.websocket_close_timeout):
+            await self._reader_done.wait()
+        if self._stream is not None:
+            await self._stream.aclose()

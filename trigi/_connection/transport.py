@@ -18,6 +18,10 @@ READ_SIZE = 64 * 1024
 """Bytes asked for at once: as much as a socket usually has."""
 
 
+CLOSE_SECONDS = 2.0
+"""What a closing stream may take to say good-bye (TLS has an alert for it)."""
+
+
 class Transport:
     """A stream, what is known of it, and writes that end.
 
@@ -103,9 +107,9 @@ class Transport:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
 
-    async def close(self, seconds: float) -> None:
-        """Close in order if the stream can do so within `seconds` (TLS says good-bye), in any case close."""
-        with trio.move_on_after(seconds):
+    async def close(self) -> None:
+        """Close in order if the stream can do so within `CLOSE_SECONDS`, in any case close."""
+        with trio.move_on_after(CLOSE_SECONDS):
             try:
                 if not self.broken:
                     await self.stream.aclose()
@@ -141,6 +145,5 @@ class UpgradedStream(trio.abc.Stream):
         await self._transport.stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """Nothing may be written any more; the connection below closes itself."""
-        self._transport.give_up()
-        await trio.lowlevel.checkpoint()
+        """Close the connection; a task that reads it gets `ClosedResourceError`."""
+        await self._transport.close()

@@ -1,7 +1,8 @@
 """The opening handshake of a WebSocket (RFC 6455, section 4; over HTTP/2 RFC 8441), and what it agrees on.
 
-A `Handshake` is made from a request that asks for a WebSocket, and says how to accept it: the status, the headers,
-and the parameters of permessage-deflate (RFC 7692), if both sides want it. To reject it is an ordinary response.
+A `Handshake` is made from a request that asks for a WebSocket, and says how to accept it: the status, the
+headers, and the parameters of permessage-deflate (RFC 7692), if both sides want it. Rejecting it takes an
+ordinary response.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ FORBIDDEN_IN_ACCEPT = frozenset(
 KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 """16 bytes in base64."""
 
-# RFC 6455, 9.1. What is inside quotes must be a token as well, so only a token's characters can be escaped there.
+# RFC 6455, 9.1. What is inside quotes must be a token as well: only its characters can be escaped there.
 _TCHAR = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*({_TCHAR}+)(?:[ \t]*=[ \t]*(?:({_TCHAR}+)|"((?:\\?{_TCHAR})+)"))?')
 # One element of the list with the comma after it. Empty elements mean nothing (RFC 9110, 5.6.1.2).
 _EXTENSION = re.compile(rf"[ \t]*(?:({_TCHAR}+)((?:{_PARAMETER.pattern})*)[ \t]*)?(?:,|\Z)")
 
-# RFC 7692, 7.1: the parameters an offer may have and their values; `None` is no value. server_max_window_bits could
-# be 8, too, but zlib can't compress with that, and an offer that can't be kept is to be declined.
+# RFC 7692, 7.1: the parameters an offer may have and their values; `None` is no value. server_max_window_bits
+# could be 8, too, but zlib can't compress with that, and an offer that can't be kept is to be declined.
 _DEFLATE_PARAMETERS: Mapping[str, frozenset[str | None]] = {
     "server_no_context_takeover": frozenset({None}),
     "client_no_context_takeover": frozenset({None}),
@@ -92,8 +93,8 @@ class Handshake:
         status: of the response that accepts: 101, or 200 on HTTP/2.
 
     Raises:
-        BadRequest: the request does not open a WebSocket. `status_hint` is 426 if the version is not 13, and then the
-            response must have `UPGRADE_REQUIRED_HEADERS`; otherwise it is 400.
+        BadRequest: the request does not open a WebSocket. `status_hint` is 426 if the version is not 13, and
+            then the response must have `UPGRADE_REQUIRED_HEADERS`; otherwise it is 400.
     """
 
     def __init__(self, request: Request) -> None:
@@ -185,7 +186,7 @@ def _subprotocols(headers: Headers) -> list[str]:
 
 
 def _offers(headers: Headers) -> list[_Offer]:
-    """Extensions with their parameters (RFC 6455, 9.1), in one line or several; values without their quotes."""
+    """Extensions with their parameters (RFC 6455, 9.1), in one line or several; values without quotes."""
     values = _values(headers, b"sec-websocket-extensions")
     joined = b",".join(values).decode("latin-1")
     offers: list[_Offer] = []
@@ -196,15 +197,18 @@ def _offers(headers: Headers) -> list[_Offer]:
             raise BadRequest("Sec-WebSocket-Extensions is not a list of extensions")
         position = element.end()
         if element[1]:
-            parameters = _PARAMETER.findall(element[2])
-            offers.append((element[1], [(name, v or q.replace("\\", "") or None) for name, v, q in parameters]))
+            parameters = [
+                (name, token or quoted.replace("\\", "") or None)
+                for name, token, quoted in _PARAMETER.findall(element[2])
+            ]
+            offers.append((element[1], parameters))
     if values and not offers:
         raise BadRequest("Sec-WebSocket-Extensions is empty")
     return offers
 
 
 def _agree(offers: list[_Offer]) -> dict[str, str | None] | None:
-    """The first offer of permessage-deflate that can be kept, `None` if there is none (RFC 7692, 5.1, 7.1)."""
+    """The first offer of permessage-deflate that can be kept, or `None` (RFC 7692, 5.1 and 7.1)."""
     for extension, parameters in offers:
         agreed = dict(parameters)
         if (
@@ -217,7 +221,7 @@ def _agree(offers: list[_Offer]) -> dict[str, str | None] | None:
 
 
 def _deflate_response(agreed: Mapping[str, str | None]) -> bytes:
-    """All that was offered, but a `client_max_window_bits` without a number, which asks the server for one."""
+    """All that was offered, but a `client_max_window_bits` without a number: it leaves that to the server."""
     parts = ["permessage-deflate"]
     for name, value in agreed.items():
         if value is not None:

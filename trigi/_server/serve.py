@@ -1,0 +1,210 @@
+"""Serve an application inside a trio program: three nested scopes, and their graceful end.
+
+    lifespan                 started up before the first connection, shut down after the last application call
+    └─ connections           every connection
+       └─ accepting          the accept loops; cancelled first
+
+Shutting down is leaving these scopes from the inside out; nothing polls.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Any
+
+import trio
+
+from .._connection.context import Observer, ServerContext
+from .._connection.serve import serve_stream
+from ..config import Config
+from ..exceptions import ConfigError
+from ..lint import lint
+from ..logs import LogObserver
+from ..typing import Application
+from .application import to_asgi3
+from .lifespan import LifespanCall, open_lifespan
+from .listeners import LimitedListener, listener_urls, open_listeners
+from .tls import SSLContext, TLSDescriber, create_ssl_context
+
+__all__ = ["serve"]
+
+logger = logging.getLogger("trigi.error")
+
+
+async def serve(
+    app: Application,
+    config: Config | None = None,
+    *,
+    listeners: Iterable[trio.abc.Listener[Any]] | None = None,
+    ssl_context: SSLContext | None = None,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `app` until cancelled, or until `shutdown_trigger` returns.
+
+    No signal is touched, and no logging is configured: what happens goes to the loggers `trigi.access` and
+    `trigi.error`.
+
+    Args:
+        app: an ASGI 3 application, or an ASGI 2 one as `config.interface` says.
+        config: the settings; all defaults when `None`.
+        listeners: listeners to serve instead of `config.bind`, taken as they are; they are closed at the end. For TLS
+            on them give `trio.SSLListener`.
+        ssl_context: for TLS on `config.bind`, instead of `config.certfile` and its companions. trigi sets the
+            context's ALPN protocols.
+        shutdown_trigger: an async callable. When it returns, the server shuts down gracefully: it accepts no more
+            connections, closes idle ones, lets open requests finish for `graceful_timeout` seconds, cancels the rest,
+            and runs the lifespan's shutdown after the last of them.
+        task_status: `await nursery.start(serve, app)` gives the addresses as URLs, once they are listened on and the
+            application has started up: `["http://127.0.0.1:8000"]`.
+
+    Raises:
+        ConfigError: a setting is wrong, or settings contradict each other.
+        BindError: an address can't be listened on.
+        LifespanFailed: the application's startup or shutdown failed.
+
+    Cancellation: cancels every application call, waits for them, and then runs the lifespan's shutdown, shielded,
+    for at most `shutdown_timeout` seconds.
+    """
+    server = Server(app, Config() if config is None else config)
+    await server.serve(listeners, ssl_context, shutdown_trigger, task_status)
+
+
+class Server:
+    """One run of `serve`.
+
+    Args:
+        app: as for `serve`.
+        config: the settings.
+        give_up: called when application calls are still running `cleanup_timeout` seconds after they were cancelled.
+            Nothing can end them from here, but a program that has nothing else to do may exit.
+    """
+
+    def __init__(self, app: Application, config: Config, give_up: Callable[[], None] = lambda: None) -> None:
+        application = to_asgi3(app, config.interface)
+        self._application = lint(application) if config.lint else application
+        self._config = config
+        self._observer = LogObserver(config)
+        self._give_up = give_up
+        self._waited_for = 0
+        self._cancelled = 0
+
+    async def serve(
+        self,
+        listeners: Iterable[trio.abc.Listener[Any]] | None,
+        ssl_context: SSLContext | None,
+        shutdown_trigger: Callable[[], Awaitable[object]] | None,
+        task_status: trio.TaskStatus[list[str]],
+    ) -> None:
+        """As the function `serve` says."""
+        if listeners is not None and (ssl_context is not None or self._config.certfile is not None):
+            raise ConfigError("listeners are served as they are: for TLS on them give trio.SSLListener")
+        if ssl_context is None and self._config.certfile is not None:
+            ssl_context = create_ssl_context(self._config)
+        opened = await open_listeners(self._config) if listeners is None else list(listeners)
+        try:
+            urls = listener_urls(opened, tls=ssl_context is not None)
+            if ssl_context is not None:
+                opened = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+            async with open_lifespan(self._application, self._config, self._observer) as lifespan:
+                context = ServerContext(
+                    self._application,
+                    self._config,
+                    state=lifespan.state,
+                    observer=self._observer,
+                    describe_tls=TLSDescriber(self._config, ssl_context),
+                )
+                with unwrapped_errors():
+                    await self._serve_connections(context, opened, lifespan, shutdown_trigger, task_status, urls)
+        finally:
+            for listener in opened:
+                await trio.aclose_forcefully(listener)
+
+    async def _serve_connections(
+        self,
+        context: ServerContext,
+        listeners: list[trio.abc.Listener[Any]],
+        lifespan: LifespanCall,
+        shutdown_trigger: Callable[[], Awaitable[object]] | None,
+        task_status: trio.TaskStatus[list[str]],
+        urls: list[str],
+    ) -> None:
+        closed = trio.Event()
+        began = 0.0
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._watch_clean_up, context, closed)
+            try:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        # In the startup's context, so that its context variables reach every request.
+                        lifespan.context.run(accepting.start_soon, self._accept, listeners, context, connections)
+                        for url in urls:
+                            logger.info("listening on %s", url)
+                        task_status.started(urls)
+                        await (trio.sleep_forever() if shutdown_trigger is None else shutdown_trigger())
+                        context.draining.set()
+                        accepting.cancel_scope.cancel()
+                    began = trio.current_time()
+                    connections.cancel_scope.deadline = began + self._config.graceful_timeout
+                    self._waited_for = len(context.running)
+                    for connection in list(context.connections):
+                        connection.drain()
+            finally:
+                closed.set()
+                watching.cancel_scope.cancel()
+        logger.info(
+            "stopped: waited %.1f s for %d application calls, of which %d were cancelled",
+            trio.current_time() - began,
+            self._waited_for,
+            self._cancelled,
+        )
+
+    async def _accept(
+        self, listeners: list[trio.abc.Listener[Any]], context: ServerContext, connections: trio.Nursery
+    ) -> None:
+        """Accept for ever: at most `connection_limit` connections at once, the next one waits in the kernel."""
+        limit = self._config.connection_limit
+        slots = None if limit == inf else trio.Semaphore(int(limit))
+        if slots is not None:
+            listeners = [LimitedListener(listener, slots) for listener in listeners]
+
+        async def serve_one(stream: trio.abc.Stream) -> None:
+            try:
+                await serve_stream(stream, context)
+            finally:
+                if slots is not None:
+                    slots.release()
+
+        await trio.serve_listeners(serve_one, listeners, handler_nursery=connections)
+
+    async def _watch_clean_up(self, context: ServerContext, closed: trio.Event) -> None:
+        """Report the application calls that do not end when they are cancelled, be it by `graceful_timeout` or not."""
+        try:
+            await context.draining.wait()
+            await trio.sleep(self._config.graceful_timeout)
+        finally:
+            self._cancelled = 0 if closed.is_set() else len(context.running)
+            seconds = self._config.cleanup_timeout
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                await closed.wait()
+            if not closed.is_set():
+                for exchange in context.running:
+                    self._observer.application_stuck(exchange, seconds)
+                self._give_up()
+
+
+@contextmanager
+def unwrapped_errors() -> Iterator[None]:
+    """Raise an exception as it was raised, without the groups that nurseries put it in, if it is the only one."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+    if error is not None:
+        raise error
