@@ -1,4 +1,6 @@
-"""Every exception that trigi raises on purpose. The class says whose fault it is:
+"""Every exception that trigi raises on purpose.
+
+The class says whose fault it is:
 
     TrigiError
     ├── ConfigError                 a setting is wrong: which, where it came from, what is allowed

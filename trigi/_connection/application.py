@@ -7,8 +7,9 @@ from typing import Any
 
 import trio
 
-from ..exceptions import ClientDisconnected
-from ..typing import Receive, Send
+from trigi.exceptions import ClientDisconnected
+from trigi.typing import Receive, Send
+
 from .exchange import Exchange
 
 __all__ = ["call_application"]

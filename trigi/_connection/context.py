@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 import trio
 
-from .._protocol.events import Headers, Request
-from .._protocol.scope import ConnectionInfo, Endpoint
-from ..config import Config
-from ..exceptions import BadRequest
-from ..typing import ASGI3Application
+from trigi._protocol.events import Headers, Request
+from trigi._protocol.scope import ConnectionInfo, Endpoint
+from trigi.config import Config
+from trigi.exceptions import BadRequest
+from trigi.typing import ASGI3Application
 
 __all__ = ["Connection", "ExchangeReport", "Observer", "ServerContext"]
 

@@ -16,11 +16,12 @@ from math import inf
 
 import trio
 
-from .._protocol.events import Headers, Request
-from .._protocol.http1_encode import reason_phrase
-from .._protocol.scope import ConnectionInfo
-from ..exceptions import BadRequest, ClientDisconnected
-from ..typing import Message
+from trigi._protocol.events import Headers, Request
+from trigi._protocol.http1_encode import reason_phrase
+from trigi._protocol.scope import ConnectionInfo
+from trigi.exceptions import BadRequest, ClientDisconnected
+from trigi.typing import Message
+
 from .context import ServerContext
 
 __all__ = ["Exchange"]

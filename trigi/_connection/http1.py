@@ -10,15 +10,17 @@ cancel it for the reader to look at the connection's state again.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 
 import trio
 
-from .._protocol.events import PAUSED, Data, Headers, Request
-from .._protocol.headers import tokens
-from .._protocol.http1 import HTTP1Codec
-from .._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
-from ..exceptions import BadRequest, ClientDisconnected
+from trigi._protocol.events import PAUSED, Data, Headers, Request
+from trigi._protocol.headers import tokens
+from trigi._protocol.http1 import HTTP1Codec
+from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
+from trigi.exceptions import BadRequest, ClientDisconnected
+
 from .context import ServerContext
 from .exchange import Exchange
 from .run_http import run_http
@@ -226,10 +228,8 @@ class HTTP1Connection:
                 exchange.head_sent = True
             exchange.disconnect()
         if not answered:
-            try:
+            with suppress(ClientDisconnected):
                 await self.transport.write([encode_error(error.status_hint, self.context.default_headers())])
-            except ClientDisconnected:
-                pass
         self.stop()
 
     async def hand_over(self) -> bytes:
@@ -363,7 +363,10 @@ class HTTP1Exchange(Exchange):
         unasked = self._continue_wanted and self.body_expected
         self.must_close |= b"close" in connection or unasked or self._http1.is_last(self.request)
         if self.must_close:
-            connection = [b"close", *(token for token in connection if token not in (b"close", b"keep-alive"))]
+            connection = [
+                b"close",
+                *(token for token in connection if token not in (b"close", b"keep-alive")),
+            ]
         elif is_http_1_1:
             connection = [token for token in connection if token != b"keep-alive"]
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from .._protocol.asgi import (
+from trigi._protocol.asgi import (
     HTTP,
     HTTP_SEND,
     advance,
@@ -14,11 +14,12 @@ from .._protocol.asgi import (
     check_trailers,
     event_of,
 )
-from .._protocol.events import Headers
-from .._protocol.headers import content_length
-from .._protocol.scope import http_scope
-from ..exceptions import ApplicationError, InvalidMessage
-from ..typing import Message
+from trigi._protocol.events import Headers
+from trigi._protocol.headers import content_length
+from trigi._protocol.scope import http_scope
+from trigi.exceptions import ApplicationError, InvalidMessage
+from trigi.typing import Message
+
 from .application import call_application
 from .exchange import Exchange
 
@@ -39,7 +40,9 @@ async def run_http(exchange: Exchange) -> None:
             return
         timed_out = exchange.cancel_scope.cancelled_caught
         if failure is None and not timed_out:
-            failure = ApplicationError(f"the application returned in state {call.state}, its response incomplete")
+            failure = ApplicationError(
+                f"the application returned in state {call.state}, its response incomplete"
+            )
             context.observer.application_failed(exchange, failure)
         await exchange.respond(504 if timed_out else 500)
     finally:

@@ -12,21 +12,22 @@ from typing import Literal
 
 import trio
 
-from .._protocol.asgi import (
+from trigi._protocol.asgi import (
     WEBSOCKET_SEND,
     WebSocket,
     advance,
     check_close,
-    check_headers,
     check_text,
     check_websocket_data,
     event_of,
 )
-from .._protocol.scope import websocket_scope
-from .._protocol.websocket import Closed, Message, WebSocketCodec
-from .._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
-from ..exceptions import ApplicationError, BadRequest, ClientDisconnected
-from ..typing import Message as ASGIMessage
+from trigi._protocol.headers import check_headers
+from trigi._protocol.scope import websocket_scope
+from trigi._protocol.websocket import Closed, Message, WebSocketCodec
+from trigi._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
+from trigi.exceptions import ApplicationError, BadRequest, ClientDisconnected
+from trigi.typing import Message as ASGIMessage
+
 from .application import call_application
 from .exchange import Exchange
 from .run_http import HTTPCall
@@ -173,7 +174,9 @@ class WebSocketCall:
         if exchange.context.draining.is_set():
             self._drain()
 
-    async def _deny(self, message: ASGIMessage, type_: Literal["http.response.start", "http.response.body"]) -> None:
+    async def _deny(
+        self, message: ASGIMessage, type_: Literal["http.response.start", "http.response.body"]
+    ) -> None:
         """A denial response is a response (extension websocket.http.response), after which the connection closes."""
         message = {**message, "type": type_}
         if type_ == "http.response.start":
@@ -241,7 +244,7 @@ class WebSocketCall:
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     data = b""
                 self._heard.set()
-                events = codec.receive_data(data) if data else codec.receive_eof()
+                events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
                 replies = codec.data_to_send()
                 if replies:
                     await self._write(replies)

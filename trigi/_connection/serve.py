@@ -6,7 +6,8 @@ from typing import Any
 
 import trio
 
-from .._protocol.scope import ConnectionInfo, Endpoint
+from trigi._protocol.scope import ConnectionInfo, Endpoint
+
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .transport import Transport
@@ -36,9 +37,7 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
         await trio.aclose_forcefully(stream)
 
 
-async def _shake_hands(
-    stream: trio.SSLStream[Any], context: ServerContext, info: ConnectionInfo
-) -> bool:
+async def _shake_hands(stream: trio.SSLStream[Any], context: ServerContext, info: ConnectionInfo) -> bool:
     """Whether the client got through the TLS handshake."""
     error: Exception = TimeoutError("the TLS handshake took longer than tls_handshake_timeout")
     with trio.move_on_after(context.config.tls_handshake_timeout):

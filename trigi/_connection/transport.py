@@ -6,8 +6,8 @@ import struct
 
 import trio
 
-from .._protocol.scope import ConnectionInfo
-from ..exceptions import ClientDisconnected
+from trigi._protocol.scope import ConnectionInfo
+from trigi.exceptions import ClientDisconnected
 
 __all__ = ["Transport", "UpgradedStream"]
 
@@ -55,8 +55,6 @@ class Transport:
         except trio.WouldBlock:
             await self._lock.acquire()
         try:
-            if self.broken:
-                raise ClientDisconnected("the client has disconnected")
             with trio.CancelScope() as self._writing:
                 await self._write_parts(parts, self._writing)
                 return
@@ -73,6 +71,8 @@ class Transport:
         raise ClientDisconnected("the client has disconnected, or took no data within write_timeout")
 
     async def _write_parts(self, parts: list[bytes], scope: trio.CancelScope) -> None:
+        if self.broken:
+            raise trio.BrokenResourceError
         if sum(map(len, parts)) <= WRITE_SIZE:
             parts = [b"".join(parts)]
         for part in parts:
@@ -127,7 +127,7 @@ class UpgradedStream(trio.abc.Stream):
         self._transport = transport
         self._received = received
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """What came with the request, then what comes. Cancellation loses nothing."""
         if self._received:
             await trio.lowlevel.checkpoint()

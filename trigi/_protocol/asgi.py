@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from ..exceptions import InvalidMessage, UnexpectedMessage
-from ..typing import Message
+from trigi.exceptions import InvalidMessage, UnexpectedMessage
+from trigi.typing import Message
+
 from .events import Headers
 from .headers import check_headers
 

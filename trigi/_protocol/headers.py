@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..exceptions import InvalidMessage
+from trigi.exceptions import InvalidMessage
+
 from .events import Headers
 
 __all__ = ["TOKEN", "check_headers", "content_length", "is_host", "tokens"]

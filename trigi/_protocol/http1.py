@@ -19,8 +19,9 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from ..config import Config
-from ..exceptions import BadRequest
+from trigi.config import Config
+from trigi.exceptions import BadRequest
+
 from .events import NEED_DATA, PAUSED, Data, Headers, Pause, Request
 from .headers import is_host, tokens
 from .http1_h11 import parse_head
@@ -109,7 +110,7 @@ class HTTP1Codec:
         """What was received after the request: after an upgrade it belongs to the new protocol."""
         return bytes(self._buffer)
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | bytearray) -> None:
         """Take bytes from the client. Nothing is parsed before `next_event()`."""
         self._buffer += data
 

@@ -14,7 +14,9 @@ __all__ = ["LAST_CHUNK", "encode_chunk", "encode_error", "encode_head", "encode_
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
 
 
 def reason_phrase(status: int) -> str:

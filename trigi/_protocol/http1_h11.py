@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import h11
 
-from ..exceptions import BadRequest
+from trigi.exceptions import BadRequest
+
 from .events import Headers
 
 __all__ = ["parse_head"]

@@ -220,8 +220,8 @@ class WebSocketCodec:
         self._guard = FrameGuard(deflate, message_size_limit, frame_count_limit)
         self._connection = Connection(ConnectionType.SERVER, [self._guard])
         self._replies: list[bytes] = []
-        # StringIO or BytesIO while a message is incomplete. A list of pieces, which may be as short as a byte,
-        # could take many times the size of the message.
+        # StringIO or BytesIO while a message is incomplete. A list of pieces, each perhaps of one byte, could
+        # take many times the size of the message.
         self._pieces: Any = None
 
     def receive_data(self, data: bytes) -> list[WSEvent]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import trio
 
-from .._connection.context import Observer
-from .._protocol.asgi import LIFESPAN_SEND, Lifespan, advance, check_text, event_of
-from .._protocol.scope import lifespan_scope
-from ..config import Config
-from ..exceptions import LifespanFailed
-from ..typing import ASGI3Application, Message
+from trigi._connection.context import Observer
+from trigi._protocol.asgi import LIFESPAN_SEND, Lifespan, advance, check_text, event_of
+from trigi._protocol.scope import lifespan_scope
+from trigi.config import Config
+from trigi.exceptions import LifespanFailed
+from trigi.typing import ASGI3Application, Message
 
 __all__ = ["LifespanCall", "open_lifespan"]
 
@@ -103,7 +103,9 @@ class LifespanCall:
         with trio.move_on_after(self._config.startup_timeout) as timeout:
             await self._answered.wait()
         if timeout.cancelled_caught:
-            raise LifespanFailed("startup", f"took longer than startup_timeout ({self._config.startup_timeout} s)")
+            raise LifespanFailed(
+                "startup", f"took longer than startup_timeout ({self._config.startup_timeout} s)"
+            )
         if self._phase is Lifespan.FAILED:
             raise LifespanFailed("startup", self._message) from self._error
         if self._phase is Lifespan.STARTING and self._config.lifespan == "on":

@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from ..config import Config
-from ..exceptions import TrigiError
-from ..logs import configure_logging
-from ..typing import Application
+from trigi.config import Config
+from trigi.exceptions import TrigiError
+from trigi.logs import configure_logging
+from trigi.typing import Application
+
 from .application import load_application
 from .serve import Server
 
@@ -43,7 +44,8 @@ def run(app: Application | str, config: Config | None = None) -> None:
     configure_logging(config)
     if isinstance(app, str):
         app = load_application(app, app_dir=config.app_dir, factory=config.factory)
-    error = trio.run(_serve_until_told_to_stop, Server(app, config, give_up=_exit), config)
+    server = Server(app, config, give_up=_exit)
+    error = trio.run(_serve_until_told_to_stop, server, config)
     if error is not None:
         raise error
 
@@ -71,7 +73,7 @@ class _Startup:
     def __init__(self) -> None:
         self.complete = False
 
-    def started(self, value: object = None) -> None:
+    def started(self, _urls: object = None) -> None:
         """The server listens, and its application has started up."""
         self.complete = True
 

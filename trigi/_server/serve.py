@@ -17,13 +17,14 @@ from typing import Any
 
 import trio
 
-from .._connection.context import Observer, ServerContext
-from .._connection.serve import serve_stream
-from ..config import Config
-from ..exceptions import ConfigError
-from ..lint import lint
-from ..logs import LogObserver
-from ..typing import Application
+from trigi._connection.context import ServerContext
+from trigi._connection.serve import serve_stream
+from trigi.config import Config
+from trigi.exceptions import ConfigError
+from trigi.lint import lint
+from trigi.logs import LogObserver
+from trigi.typing import Application
+
 from .application import to_asgi3
 from .lifespan import LifespanCall, open_lifespan
 from .listeners import LimitedListener, listener_urls, open_listeners
@@ -118,7 +119,9 @@ class Server:
                     describe_tls=TLSDescriber(self._config, ssl_context),
                 )
                 with unwrapped_errors():
-                    await self._serve_connections(context, opened, lifespan, shutdown_trigger, task_status, urls)
+                    await self._serve_connections(
+                        context, opened, lifespan, shutdown_trigger, task_status, urls
+                    )
         finally:
             for listener in opened:
                 await trio.aclose_forcefully(listener)
@@ -140,7 +143,9 @@ class Server:
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         # In the startup's context, so that its context variables reach every request.
-                        lifespan.context.run(accepting.start_soon, self._accept, listeners, context, connections)
+                        lifespan.context.run(
+                            accepting.start_soon, self._accept, listeners, context, connections
+                        )
                         for url in urls:
                             logger.info("listening on %s", url)
                         task_status.started(urls)

@@ -9,11 +9,11 @@ from typing import Any
 import trio
 import trio.testing
 
-from .._connection.context import Observer, ServerContext
-from .._connection.serve import serve_stream
-from .._server.application import to_asgi3
-from ..config import Config
-from ..typing import Application
+from trigi._connection.context import Observer, ServerContext
+from trigi._connection.serve import serve_stream
+from trigi._server.application import to_asgi3
+from trigi.config import Config
+from trigi.typing import Application
 
 __all__ = ["open_connection"]
 
