@@ -45,7 +45,10 @@ def escape(value: bytes | str) -> str:
     r"""Text in printable ASCII: quotes, backslashes and all other bytes become `\xHH`; `str` is taken as UTF-8."""
     if isinstance(value, str):
         value = value.encode(errors="backslashreplace")
-    return value.decode("latin-1").translate(_ESCAPES)
+    text = value.decode("latin-1")
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text  # nearly always, and several times faster
+    return text.translate(_ESCAPES)
 
 
 def header(headers: Headers, name: bytes) -> str | None:

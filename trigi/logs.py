@@ -24,6 +24,7 @@ and a refused request `client`, `status`, `reason` and `limit` (a setting's name
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -114,8 +115,9 @@ def _never_raises(hook: Callable[P, None]) -> Callable[P, None]:
         try:
             hook(*args, **kwargs)
         except Exception:  # noqa: BLE001 - see above
-            if logging.raiseExceptions and sys.stderr is not None:
-                traceback.print_exc()
+            if logging.raiseExceptions:
+                with contextlib.suppress(Exception):  # no stderr, or a closed one
+                    traceback.print_exc()
 
     return call
 
@@ -240,7 +242,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""
-        return super().format(record).translate(_CONTROLS).replace("\n", "\n  ")
+        text = super().format(record)
+        return text if text.isprintable() else text.translate(_CONTROLS).replace("\n", "\n  ")
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
         """Local time in ISO 8601, with milliseconds and the offset to UTC."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trigi._protocol.events import Request
@@ -348,6 +348,7 @@ header_values = st.binary(max_size=40) | st.text(
 ).map(lambda text: text.encode())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([name for name, _ in FIELDS]), header_values)), header_values)
 def test_any_header_is_accepted_or_refused(fields, value):
     extra = [(b"sec-websocket-extensions", value), (b"sec-websocket-protocol", value)]

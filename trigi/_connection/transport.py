@@ -100,10 +100,10 @@ class Transport:
         """
         with trio.move_on_after(seconds):
             try:
-                if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                if isinstance(self.stream, trio.abc.HalfCloseableStream):  # TLS is not
                     await self.stream.send_eof()
-                    while await self.stream.receive_some(READ_SIZE):
-                        pass
+                while await self.stream.receive_some(READ_SIZE):
+                    pass
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
 

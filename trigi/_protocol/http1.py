@@ -6,10 +6,14 @@ into fields, and reads the body itself. A parser (`http1_h11`) only ever sees a 
 
 The order of things in a head's life:
 
-    receive_data -> `_find_head`   ends in CRLF CRLF? nothing in it that parsers read in different ways?
+    receive_data -> `_find_end`    a request line and fields as RFC 9112 has them, line by line as they come; limits
                  -> `_framing`     from the raw bytes: no body, a length, or chunks; never two of them
                  -> parser         method, target, version, fields
-                 -> `_request`     host, target, version and what the fields ask for: a `Request`
+                 -> `_request`     host, target and what the fields ask for: a `Request`
+
+What is wrong is refused at the first byte that shows it: an invalid byte as it comes, an invalid line at its end,
+the rest (framing, host, target) at the head's. Nothing is said of a byte before all that precede it have passed, so
+the answer does not depend on how the bytes were split.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from trigi.config import Config
 from trigi.exceptions import BadRequest
 
 from .events import NEED_DATA, PAUSED, Data, Headers, Pause, Request
-from .headers import is_host, tokens
+from .headers import TOKEN, is_host, tokens
 from .http1_h11 import parse_head
 
 __all__ = ["HTTP1Codec", "HeadParser"]
@@ -31,26 +35,33 @@ __all__ = ["HTTP1Codec", "HeadParser"]
 HeadParser = Callable[[bytes], tuple[bytes, bytes, bytes, Headers]]
 """A whole head -> method, target, version (`b"1.1"`) and headers, or `BadRequest`."""
 
-# What parsers are lenient about in different ways: a line feed without its carriage return and the reverse, NUL,
-# and a line that begins with white space (obs-fold).
-AMBIGUOUS: Final = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\x00|\n[ \t]")
+# RFC 9112, 3, where a token and white space can't be mistaken for each other.
+REQUEST_LINE: Final = re.compile(TOKEN.pattern + rb" [\x21-\x7e]+ HTTP/([0-9]\.[0-9])\r\n")
+# RFC 9112, 5, with the values of RFC 9110, 5.5. No white space before the colon, no control characters.
+FIELD_LINES: Final = re.compile(rb"(?:" + TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*")
+
+# What can't be in a line, so that it need not be waited for: control characters, on which parsers differ. A carriage
+# return without its line feed, and the reverse. White space where a line begins (obs-fold).
+INVALID_IN_REQUEST_LINE: Final = re.compile(rb"[^\x20-\x7e\r\n]|(?<!\r)\n|\r(?=[^\n])")
+INVALID_IN_FIELDS: Final = re.compile(
+    rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])|(?:\A|\n)[ \t]"
+)
 
 FIELD: Final = {
-    name: re.compile(rb"\r\n" + name + rb":[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
-    for name in (b"content-length", b"transfer-encoding")
+    name: re.compile(rb"\r\n" + name + rb":([^\r]*)") for name in (b"content-length", b"transfer-encoding")
 }
 # 19 digits are less than 2**63.
 LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 
 # RFC 9112, 7.1, without the white space that it lets a recipient take. 16 digits are 64 bits.
-CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?(?:\r(\n)?)?")
 CHUNK_LINE_LIMIT: Final = 4096
 """Bytes of one chunk's first line. Longer ones have only been seen in attacks."""
 CHUNK_EXTENSIONS_LIMIT: Final = 16 * 1024
 """Bytes of all chunk extensions of one body: they are work without data (CVE-2023-39326 was Go's)."""
-TRAILER_SECTION: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*\r\n)*")
 
-ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#@]+)([^?#]*)(?:\?([^#]*))?")
+# RFC 3986, 3.2: the authority ends at the first "/", "?" or "#". One with userinfo is no host (RFC 9110, 4.2.4).
+ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(?:\?([^#]*))?")
 
 BLANK_LINES_LIMIT: Final = 8
 """Empty lines before a request line, which some clients send after a body (RFC 9112, 2.2)."""
@@ -73,16 +84,19 @@ class HTTP1Codec:
 
     Feed it with `receive_data()` and ask `next_event()` until it says `NEED_DATA` or `PAUSED`. After a request is
     read to its end it is `PAUSED` until `start_next_cycle()`: later requests wait in its buffer, whose size in
-    bytes is `buffered`. Once it has raised `BadRequest` it must not be asked again: what follows can't be trusted
-    to be a request.
+    bytes is `buffered`. Once it has raised `BadRequest` it reads nothing more, and raises the same again: what
+    follows can't be trusted to be a request.
     """
 
     def __init__(self, config: Config, parser: HeadParser = parse_head) -> None:
         self._config = config
         self._parse_head = parser
         self._buffer = bytearray()
-        self._searched = 0
+        self._searched = 0  # of a head or trailer section: bytes in which there was nothing wrong, and no end
+        self._line_start = 0  # and where in it the line begins whose end has not come
+        self._fields = 0
         self._blank_lines = 0
+        self._refusal: BadRequest | None = None
         self._reading = _Body.HEAD
         self._remaining = 0
         self._body_size = 0
@@ -120,21 +134,27 @@ class HTTP1Codec:
         Raises:
             BadRequest: the client broke HTTP, or a limit. Nothing after it is a request.
         """
-        match self._reading:
-            case _Body.HEAD:
-                return self._next_request()
-            case _Body.LENGTH:
-                return self._next_data()
-            case _Body.DONE:
-                return PAUSED if self._buffer else NEED_DATA
-            case _:
-                return self._next_chunks()
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            match self._reading:
+                case _Body.HEAD:
+                    return self._next_request()
+                case _Body.LENGTH:
+                    return self._next_data()
+                case _Body.DONE:
+                    return PAUSED if self._buffer else NEED_DATA
+                case _:
+                    return self._next_chunks()
+        except BadRequest as error:
+            self._refusal = error
+            raise
 
     def start_next_cycle(self) -> None:
         """Go on to the next request. Only after this one is complete."""
         assert self._reading is _Body.DONE
         self._reading = _Body.HEAD
-        self._searched = self._blank_lines = self._body_size = self._extensions_size = 0
+        self._blank_lines = self._body_size = self._extensions_size = 0
 
     # The head
 
@@ -170,28 +190,68 @@ class HTTP1Codec:
                     raise BadRequest("empty lines instead of a request")
             if not buffer or buffer == b"\r":
                 return None
-        end = buffer.find(b"\r\n\r\n", max(self._searched - 3, 0))
-        size = len(buffer) if end < 0 else end + 4
-        limit = self._config.head_size_limit
-        if size > limit:
-            if buffer.find(b"\n", 0, int(limit)) < 0:
-                raise BadRequest("request target too long", status_hint=414, limit="head_size_limit")
-            raise BadRequest("request head too large", status_hint=431, limit="head_size_limit")
-        # What is wrong is refused as it comes, rather than when (or if) the head is complete.
-        ambiguous = AMBIGUOUS.search(buffer, max(self._searched - 2, 0), size)
-        if ambiguous:
-            raise BadRequest(f"invalid byte in the request head at offset {ambiguous.start()}")
-        if buffer[0] <= 0x20 or buffer[0] >= 0x7F:
-            raise BadRequest("not an HTTP request (TLS, or another protocol?)")
-        if end < 0:
-            self._searched = size
+            if not 0x20 < buffer[0] < 0x7F:
+                raise BadRequest("not an HTTP request (TLS, or another protocol?)")
+        end = self._find_end()
+        if end is None:
             return None
-        if buffer.count(b"\r\n", 0, end) > self._config.header_count_limit:
-            raise BadRequest("too many header fields", status_hint=431, limit="header_count_limit")
-        head = bytes(buffer[:size])
-        del buffer[:size]
-        self._searched = 0
+        head = bytes(buffer[:end])
+        del buffer[:end]
         return head
+
+    def _find_end(self) -> int | None:
+        """Check the lines of a head or a trailer section as they come: where it ends, `None` while it is incomplete.
+
+        A line is looked at when its end has come, and what is left over only where it is new, so that the work is in
+        proportion to the bytes, however few come at a time.
+        """
+        buffer = self._buffer
+        limit = self._config.head_size_limit
+        stop = len(buffer) if len(buffer) <= limit else int(limit)
+        line_end = 0
+        if buffer.find(b"\n", self._searched, stop) >= 0:
+            self._take_lines(stop)
+            if buffer.startswith(b"\r\n", self._line_start, stop):
+                end = self._line_start + 2
+                self._searched = self._line_start = self._fields = 0
+                return end
+            line_end = buffer.find(b"\n", self._line_start, stop) + 1
+        in_request_line = self._reading is _Body.HEAD and not self._line_start
+        invalid = INVALID_IN_REQUEST_LINE if in_request_line else INVALID_IN_FIELDS
+        found = invalid.search(buffer, max(self._searched - 2, self._line_start - 1, 0), line_end or stop)
+        if found:
+            raise BadRequest(f"invalid byte in the {self._section} at offset {found.start()}")
+        if line_end:
+            raise BadRequest("invalid request line" if in_request_line else f"invalid line in the {self._section}")
+        if len(buffer) > stop:
+            if in_request_line:
+                raise BadRequest("request target too long", status_hint=414, limit="head_size_limit")
+            raise BadRequest(f"{self._section} too large", status_hint=431, limit="head_size_limit")
+        self._searched = stop
+        return None
+
+    def _take_lines(self, stop: int) -> None:
+        """Go to the first line that is incomplete, invalid or empty."""
+        buffer = self._buffer
+        if self._reading is _Body.HEAD and not self._line_start:
+            line = REQUEST_LINE.match(buffer, 0, stop)
+            if line is None:
+                return
+            if line[1] not in (b"1.1", b"1.0"):
+                raise BadRequest("HTTP version not supported", status_hint=505)
+            self._line_start = line.end()
+        lines = FIELD_LINES.match(buffer, self._line_start, stop)
+        assert lines is not None  # it may be empty
+        self._fields += buffer.count(b"\n", self._line_start, lines.end())
+        self._line_start = lines.end()
+        if self._fields > self._config.header_count_limit:
+            raise BadRequest(
+                f"too many fields in the {self._section}", status_hint=431, limit="header_count_limit"
+            )
+
+    @property
+    def _section(self) -> str:
+        return "request head" if self._reading is _Body.HEAD else "trailer section"
 
     # The body
 
@@ -208,8 +268,13 @@ class HTTP1Codec:
     def _next_chunks(self) -> Data | Pause:
         """All chunks that are there, as one piece; the last one if their end is there too."""
         pieces: list[bytes] = []
-        while self._next_chunk_part(pieces):
-            pass
+        try:
+            while self._next_chunk_part(pieces):
+                pass
+        except BadRequest as error:
+            if not pieces:
+                raise
+            self._refusal = error  # what came before it is told first, as if it had come alone
         if self._reading is _Body.DONE:
             return Data(b"".join(pieces), more=False)
         return Data(b"".join(pieces), more=True) if pieces else NEED_DATA
@@ -237,60 +302,42 @@ class HTTP1Codec:
                 del buffer[:2]
                 self._reading = _Body.CHUNK_SIZE
                 return True
-            case _Body.TRAILERS:
-                self._skip_trailers()
-                return False
             case _:
-                return False
+                return self._skip_trailers()
 
     def _next_chunk_size(self) -> bool:
         buffer = self._buffer
-        end = buffer.find(b"\n", 0, CHUNK_LINE_LIMIT)
-        if end < 0:
+        line = CHUNK_LINE.match(buffer, 0, CHUNK_LINE_LIMIT)
+        if line is None or line[3] is None:
+            if buffer and (line is None or line.end() < min(len(buffer), CHUNK_LINE_LIMIT)):
+                raise BadRequest("invalid chunk size")
             if len(buffer) >= CHUNK_LINE_LIMIT:
                 raise BadRequest("chunk extension too long")
             return False
-        match = CHUNK_SIZE.fullmatch(buffer, 0, end + 1)
-        if match is None:
-            raise BadRequest("invalid chunk size")
-        self._extensions_size += len(match[2] or b"")
+        self._extensions_size += len(line[2] or b"")
         if self._extensions_size > CHUNK_EXTENSIONS_LIMIT:
             raise BadRequest("too many chunk extensions")
-        self._remaining = int(match[1], 16)
-        del buffer[: end + 1]
+        self._remaining = int(line[1], 16)
+        del buffer[: line.end()]
         self._body_size += self._remaining
         if self._body_size > self._config.body_size_limit:
             raise BadRequest("request body too large", status_hint=413, limit="body_size_limit")
         self._reading = _Body.CHUNK_DATA if self._remaining else _Body.TRAILERS
         return True
 
-    def _skip_trailers(self) -> None:
+    def _skip_trailers(self) -> bool:
         """Check the trailer section and drop it: ASGI has no place for it."""
-        buffer = self._buffer
-        if buffer.startswith(b"\r\n"):
-            section, end = b"", 2
-        else:
-            found = buffer.find(b"\r\n\r\n")
-            section = bytes(buffer) if found < 0 else bytes(buffer[: found + 2])
-            if len(section) > self._config.head_size_limit:
-                raise BadRequest("trailers too large", status_hint=431, limit="head_size_limit")
-            if AMBIGUOUS.search(section):
-                raise BadRequest("invalid byte in the trailers")
-            if found < 0:
-                return
-            end = found + 4
-        if section.count(b"\r\n") > self._config.header_count_limit:
-            raise BadRequest("too many trailer fields", status_hint=431, limit="header_count_limit")
-        if not TRAILER_SECTION.fullmatch(section):
-            raise BadRequest("invalid trailer field")
-        del buffer[:end]
-        self._reading = _Body.DONE
+        end = self._find_end()
+        if end is not None:
+            del self._buffer[:end]
+            self._reading = _Body.DONE
+        return False
 
 
 def _framing(lower: bytes) -> int | None:
     """How long the body is that follows a head (in lower case), `None` for chunks (RFC 9112, 6.3)."""
-    codings = FIELD[b"transfer-encoding"].findall(lower)
-    lengths = FIELD[b"content-length"].findall(lower)
+    codings = [value.strip(b" \t") for value in FIELD[b"transfer-encoding"].findall(lower)]
+    lengths = [value.strip(b" \t") for value in FIELD[b"content-length"].findall(lower)]
     if codings:
         if lengths:
             raise BadRequest("both Content-Length and Transfer-Encoding")
@@ -308,8 +355,6 @@ def _framing(lower: bytes) -> int | None:
 
 def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, has_body: bool) -> Request:
     """The `Request` that a parsed head makes, after the checks that are the same for every parser."""
-    if version not in (b"1.1", b"1.0"):
-        raise BadRequest("HTTP version not supported", status_hint=505)
     is_http_1_1 = version == b"1.1"
     names = {name for name, _ in headers}
     hosts = [value for name, value in headers if name == b"host"]
@@ -323,9 +368,9 @@ def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, 
     expects_continue = is_http_1_1 and b"expect" in names and has_body
     if expects_continue and tokens(headers, b"expect") != [b"100-continue"]:
         raise BadRequest("unknown expectation", status_hint=417)
-    is_upgrade = (
-        b"upgrade" in names and b"upgrade" in connection and b"websocket" in tokens(headers, b"upgrade")
-    )
+    # RFC 9110, 7.8: an Upgrade in HTTP/1.0 is ignored.
+    is_upgrade = is_http_1_1 and b"upgrade" in names and b"upgrade" in connection
+    is_upgrade = is_upgrade and b"websocket" in tokens(headers, b"upgrade")
     if is_upgrade and has_body:
         raise BadRequest("a WebSocket handshake has no body")
     return Request(

@@ -45,6 +45,9 @@ INFLATE_SLICE = 4096
 """Bytes that zlib is given at once. Where a DEFLATE stream ends inside a message it copies the bytes that are
 left, and in a long piece made of tiny streams that would cost the square of its length."""
 
+BAD_GATEWAY = 1014
+"""A code of the IANA registry that wsproto takes for an invalid one."""
+
 END_OF_MESSAGE = b"\x00\x00\xff\xff"
 """What the sender of a compressed message leaves out at its end (RFC 7692, 7.2.1)."""
 
@@ -98,6 +101,7 @@ class FrameGuard(Extension):
 
     Attributes:
         reason: what was wrong with a frame, if there is more to say than its close code does.
+        is_bad_gateway: whether the client closed with 1014, which wsproto is shown as 1011.
     """
 
     name = "permessage-deflate"
@@ -106,13 +110,14 @@ class FrameGuard(Extension):
         self, deflate: DeflateParameters | None, message_size_limit: float, frame_count_limit: float
     ) -> None:
         self.reason = ""
+        self.is_bad_gateway = False
         self._message_size_limit = int(min(message_size_limit, sys.maxsize - 1))  # zlib counts no further
         self._frame_count_limit = frame_count_limit
         self._may_compress = deflate is not None
         self._keep_window = deflate is not None and not deflate.client_no_context_takeover
         self._inflater: Any = None  # zlib's types have no public names
         # The frame that is being read.
-        self._is_control = False
+        self._opcode = Opcode.CONTINUATION
         self._announced = 0
         # The message that is being read: frames before this one, bytes (in whole frames, or inflated so far).
         self._frames = 0
@@ -131,8 +136,8 @@ class FrameGuard(Extension):
         self, _: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         """Check the frames' order (RFC 6455, 5.4), their number, and the size of what is not compressed."""
-        self._is_control = opcode.iscontrol()
-        if self._is_control:
+        self._opcode = opcode
+        if opcode.iscontrol():
             return _NO_RESERVED_BITS
         if (opcode is Opcode.CONTINUATION) != (self._frames > 0):
             self.reason = "message inside a message" if self._frames else "continuation of nothing"
@@ -149,14 +154,17 @@ class FrameGuard(Extension):
         return _RSV1 if self._may_compress and self._frames == 0 else _NO_RESERVED_BITS
 
     def frame_inbound_payload_data(self, _: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
-        """A piece of a frame, inflated if its message is compressed."""
-        return data if self._is_control or not self._is_compressed else self._inflate(data)
+        """A piece of a frame, inflated if its message is compressed. Control frames come whole."""
+        if self._opcode is Opcode.CLOSE and data[:2] == BAD_GATEWAY.to_bytes(2, "big"):
+            self.is_bad_gateway = True
+            return CloseReason.INTERNAL_ERROR.to_bytes(2, "big") + data[2:]
+        return self._inflate(data) if self._is_compressed and not self._opcode.iscontrol() else data
 
     def frame_inbound_complete(
         self, _: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """Count the frame, and inflate the rest at the end of a message."""
-        if self._is_control:
+        if self._opcode.iscontrol():
             return None
         if not fin:
             self._frames += 1
@@ -186,9 +194,8 @@ class FrameGuard(Extension):
                 if self._size > self._message_size_limit:
                     return CloseReason.MESSAGE_TOO_BIG
                 rest = self._inflater.unused_data
-                if (
-                    self._inflater.eof
-                ):  # the sender marked a block as the last: a new stream follows (7.2.3.5)
+                # The sender may mark a block as the last (7.2.3.4): what follows is a new stream.
+                if self._inflater.eof:
                     self._inflater = None
         return b"".join(inflated)
 
@@ -220,9 +227,9 @@ class WebSocketCodec:
         self._guard = FrameGuard(deflate, message_size_limit, frame_count_limit)
         self._connection = Connection(ConnectionType.SERVER, [self._guard])
         self._replies: list[bytes] = []
-        # StringIO or BytesIO while a message is incomplete. A list of pieces, each perhaps of one byte, could
-        # take many times the size of the message.
-        self._pieces: Any = None
+        # A message that is incomplete, text as UTF-8. A list of its pieces, each perhaps of one byte, could take
+        # many times its size.
+        self._partial: io.BytesIO | None = None
 
     def receive_data(self, data: bytes) -> list[WSEvent]:
         """The events that these bytes complete, in order; none after `Closed`. Never raises."""
@@ -246,7 +253,7 @@ class WebSocketCodec:
         """The client sends no more: `Closed` with 1006, unless `Closed` came before (RFC 6455, 7.1.5)."""
         if self.closed is not None:
             return []
-        self._pieces = None
+        self._partial = None
         self.closed = Closed(1006, "")
         return [self.closed]
 
@@ -254,29 +261,30 @@ class WebSocketCodec:
         """Add a piece to its message: wsproto gives as many for a frame as it took reads."""
         if self.close_sent:
             return None
-        data = event.data if isinstance(event.data, str) else bytes(event.data)
-        if self._pieces is None:
+        data: str | bytes = event.data
+        if self._partial is None:
             if event.message_finished:
-                return Message(data)
-            self._pieces = io.StringIO() if isinstance(data, str) else io.BytesIO()
-        self._pieces.write(data)
+                return Message(data if isinstance(data, str) else bytes(data))
+            self._partial = io.BytesIO()
+        self._partial.write(data.encode() if isinstance(data, str) else data)
         if not event.message_finished:
             return None
-        message = Message(self._pieces.getvalue())
-        self._pieces = None
-        return message
+        whole = self._partial.getvalue()
+        self._partial = None
+        return Message(whole.decode() if isinstance(data, str) else whole)
 
     def _end(self, event: CloseConnection) -> Closed:
         """The client closed or broke the protocol: to wsproto the same event, in different states."""
         code, reason = int(event.code), event.reason or ""
         if self._connection.state is ConnectionState.REMOTE_CLOSING:
+            code = BAD_GATEWAY if self._guard.is_bad_gateway else code
             payload = b"" if code == CloseReason.NO_STATUS_RCVD else code.to_bytes(2, "big")
         else:
             reason = self._guard.reason or _REASONS.get(code, reason)
             payload = _close_payload(code, reason)
         self._reply(Opcode.CLOSE, payload)
         self.close_sent = True
-        self._pieces = None
+        self._partial = None
         self.closed = Closed(code, reason)
         return self.closed
 
@@ -328,7 +336,7 @@ class WebSocketCodec:
             raise InvalidMessage(f"websocket.close: {code} is not a code that may be sent")
         data = self._send(_FIN | Opcode.CLOSE, _close_payload(code, reason))
         self.close_sent = self.close_sent or self.closed is None
-        self._pieces = None
+        self._partial = None
         return data
 
     def _can_send(self) -> bool:

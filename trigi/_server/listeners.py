@@ -185,7 +185,7 @@ async def open_listeners(config: Config) -> list[trio.abc.Listener[trio.SocketSt
     """
     binds = [parse_bind(text) for text in config.bind]
     for text, bind in zip(config.bind, binds, strict=True):
-        if binds.count(bind) > 1:
+        if binds.count(bind) > 1 and not (isinstance(bind, TCPBind) and bind.port == 0):
             raise ConfigError(f"bind: {text!r} is given twice")
     opened: list[trio.abc.Listener[trio.SocketStream]] = []
     with ExitStack() as undo:
@@ -250,10 +250,10 @@ def parse_bind(text: str) -> TCPBind | UnixBind | DescriptorBind:
         if int(found[3]) > 65535:
             raise ConfigError(f"bind: {text!r} has a port above 65535")
         return TCPBind(found[1] or found[2] or None, int(found[3]))
-    if text.count(":") > 1 and "/" not in text:
-        raise ConfigError(f"bind: {text!r} is ambiguous: an IPv6 address goes in brackets, [::1]:8000")
     if re.fullmatch(r"\[.+\]|[^:/]+", text):
         raise ConfigError(f"bind: {text!r} has no port: allowed are {ALLOWED}")
+    if text.count(":") > 1 and "/" not in text:
+        raise ConfigError(f"bind: {text!r} is ambiguous: an IPv6 address goes in brackets, [::1]:8000")
     raise ConfigError(f"bind: {text!r} is no address: allowed are {ALLOWED}")
 
 
@@ -410,7 +410,7 @@ def _explain(error: OSError, endpoint: Endpoint) -> str:
     path, port = endpoint
     match error.errno:
         case errno.EADDRINUSE:
-            return f"address already in use: another program listens on {endpoint}; stop it or choose another"
+            return f"address already in use: another program, or another bind, listens on {endpoint}"
         case errno.EADDRNOTAVAIL:
             return "no interface of this machine has this address"
         case errno.EACCES if port is None:

@@ -28,7 +28,7 @@ from trigi.typing import Application
 from .application import to_asgi3
 from .lifespan import LifespanCall, open_lifespan
 from .listeners import LimitedListener, listener_urls, open_listeners
-from .tls import SSLContext, TLSDescriber, create_ssl_context
+from .tls import SSLContext, TLSDescriber, create_ssl_context, prepare_ssl_context
 
 __all__ = ["serve"]
 
@@ -103,9 +103,12 @@ class Server:
         """As the function `serve` says."""
         if listeners is not None and (ssl_context is not None or self._config.certfile is not None):
             raise ConfigError("listeners are served as they are: for TLS on them give trio.SSLListener")
-        if ssl_context is None and self._config.certfile is not None:
+        certfile = self._config.certfile if ssl_context is None else None
+        if ssl_context is not None:
+            prepare_ssl_context(ssl_context)
+        elif certfile is not None:
             ssl_context = create_ssl_context(self._config)
-        opened = await open_listeners(self._config) if listeners is None else list(listeners)
+        opened: list[trio.abc.Listener[Any]] = list(listeners or await open_listeners(self._config))
         try:
             urls = listener_urls(opened, tls=ssl_context is not None)
             if ssl_context is not None:
@@ -116,7 +119,7 @@ class Server:
                     self._config,
                     state=lifespan.state,
                     observer=self._observer,
-                    describe_tls=TLSDescriber(self._config, ssl_context),
+                    describe_tls=TLSDescriber(certfile),
                 )
                 with unwrapped_errors():
                     await self._serve_connections(

@@ -1,0 +1,123 @@
+"""The picture in docs/explanation/architecture.md is true: layers, single importers, no cycles."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import trigi
+
+ROOT = Path(trigi.__file__).parent
+MODULES = {
+    ".".join(("trigi", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in ROOT.rglob("*.py")
+}
+
+# What each part may import of trigi, beside itself and what lies below everything.
+FOUNDATION = {"trigi.typing", "trigi.exceptions", "trigi.config", "trigi._version"}
+LAYERS = {
+    "trigi._protocol": set(),
+    "trigi._connection": {"trigi._protocol"},
+    "trigi.adapters": set(),
+    "trigi.logs": {"trigi._protocol", "trigi._connection", "trigi._access_format"},
+    "trigi._access_format": {"trigi._protocol", "trigi._connection"},
+    "trigi.lint": {"trigi._protocol"},
+    "trigi._server": {"trigi._protocol", "trigi._connection", "trigi.adapters", "trigi.logs", "trigi.lint"},
+    "trigi.testing": {"trigi._protocol", "trigi._connection", "trigi._server"},
+    "trigi._settings": set(),
+    "trigi.cli": {"trigi._settings", "trigi._server"},
+    "trigi.__main__": {"trigi.cli"},
+}
+
+# Libraries that only one module imports, so that replacing one is a change to one file.
+SINGLE_IMPORTERS = {
+    "h11": {"trigi._protocol.http1_h11", "trigi.testing.clients"},
+    "wsproto": {"trigi._protocol.websocket", "trigi.testing.clients"},
+    "socket": {"trigi._server.listeners"},
+    "ssl": {"trigi._server.tls"},
+    "asyncio": set(),
+    "argparse": {"trigi._settings"},
+    "tomllib": {"trigi._settings"},
+}
+SANS_IO = {"trio", "socket", "ssl", "time", "logging", "asyncio", "selectors", "threading"}
+
+
+def imports(name):
+    """The modules that a module imports, absolutely named, wherever in it the import stands."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                submodule = f"{module}.{alias.name}"
+                found.add(submodule if submodule in MODULES else module)
+    return found
+
+
+def part_of(name):
+    """The part of trigi that a module belongs to, `None` for the foundation."""
+    return next((part for part in LAYERS if name == part or name.startswith(part + ".")), None)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_one_way(name):
+    part = part_of(name)
+    for imported in imports(name):
+        if not imported.startswith("trigi") or imported in FOUNDATION or name == "trigi":
+            continue
+        assert part is not None, f"{name} belongs to no part: add it to LAYERS"
+        assert part_of(imported) in LAYERS[part] | {part}, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", sorted(FOUNDATION))
+def test_the_foundation_imports_nothing_of_the_rest(name):
+    assert {imported for imported in imports(name) if imported.startswith("trigi")} <= FOUNDATION
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("trigi._protocol")))
+def test_the_protocol_layer_is_sans_io(name):
+    assert not SANS_IO & {imported.partition(".")[0] for imported in imports(name)}
+
+
+@pytest.mark.parametrize("library", sorted(SINGLE_IMPORTERS))
+def test_a_library_is_imported_where_it_belongs(library):
+    importers = {name for name in MODULES if library in {each.partition(".")[0] for each in imports(name)}}
+    assert importers == SINGLE_IMPORTERS[library] & importers
+    assert importers >= {name for name in SINGLE_IMPORTERS[library] if not name.startswith("trigi.testing")}
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {name: {each for each in imports(name) if each in MODULES} for name in MODULES}
+    done = set()
+
+    def visit(name, path):
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for imported in graph[name]:
+                visit(imported, [*path, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def test_no_import_is_hidden_from_the_interpreter():
+    assert not [name for name, path in MODULES.items() if "TYPE_CHECKING" in path.read_text()]
+
+
+def test_only_known_libraries_are_imported():
+    """What `pyproject.toml` does not name, the base install does not have."""
+    third_party = {
+        imported.partition(".")[0]
+        for name in MODULES
+        for imported in imports(name)
+        if imported.partition(".")[0] not in sys.stdlib_module_names
+    }
+    assert third_party == {"trigi", "trio", "h11", "wsproto"}
