@@ -31,7 +31,6 @@ from trigi.typing import Message as ASGIMessage
 from .application import call_application
 from .exchange import Exchange
 from .run_http import HTTPCall
-from .transport import READ_SIZE
 
 __all__ = ["run_websocket"]
 
@@ -40,6 +39,9 @@ NORMAL_CLOSURE = 1000
 ABNORMAL_CLOSURE = 1006
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
+
+READ_SIZE = 32 * 1024
+"""Bytes asked for at once. Full of the smallest frames, they keep the event loop for some 50 ms."""
 
 
 async def run_websocket(exchange: Exchange) -> None:
@@ -87,6 +89,7 @@ class WebSocketCall:
         self._stream: trio.abc.Stream | None = None
         self._codec: WebSocketCodec | None = None
         self._closed = Closed(ABNORMAL_CLOSURE, "")  # what `websocket.disconnect` will say
+        self._reading = trio.CancelScope()
         self._keeping_alive = trio.CancelScope()
         self._heard = trio.Event()  # something came since the last ping
         self._delivering = False
@@ -226,8 +229,10 @@ class WebSocketCall:
             raise ClientDisconnected("the client disconnected before it was accepted")
         try:
             await self._stream.send_all(data)
-        except ClientDisconnected:
+        except BaseException:
+            # Gone, or cancelled with a torn frame on the wire and a compression window that has moved on.
             self._exchange.disconnect()
+            self._reading.cancel()
             raise
 
     # The session's tasks
@@ -236,30 +241,32 @@ class WebSocketCall:
         """Bytes become messages, until the client closes, breaks the protocol, or leaves."""
         assert self._stream is not None
         assert self._codec is not None
-        codec = self._codec
-        try:
-            while codec.closed is None:
-                try:
-                    data = await self._stream.receive_some(READ_SIZE)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    data = b""
-                self._heard.set()
-                events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
-                replies = codec.data_to_send()
-                if replies:
-                    await self._write(replies)
-                for event in events:
-                    if type(event) is Message:
-                        await self._deliver(event.data)
-                    elif type(event) is Closed:
-                        self._client_closed(event)
-        except ClientDisconnected:  # while a pong or a close frame was written
-            pass
-        finally:
-            self._exchange.disconnect()
-            self._keeping_alive.cancel()
-            self._reader_done.set()
+        with self._reading:
+            try:
+                await self._read_messages(self._stream, self._codec)
+            except ClientDisconnected:  # while a pong or a close frame was written
+                pass
+        self._exchange.disconnect()
+        self._keeping_alive.cancel()
+        self._reader_done.set()
         await self._stream.aclose()
+
+    async def _read_messages(self, stream: trio.abc.Stream, codec: WebSocketCodec) -> None:
+        while codec.closed is None:
+            try:
+                data = await stream.receive_some(READ_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            self._heard.set()
+            events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
+            replies = codec.data_to_send()
+            if replies:
+                await self._write(replies)
+            for event in events:
+                if type(event) is Message:
+                    await self._deliver(event.data)
+                elif type(event) is Closed:
+                    self._client_closed(event)
 
     async def _deliver(self, data: str | bytes) -> None:
         key = "text" if isinstance(data, str) else "bytes"
@@ -288,8 +295,7 @@ class WebSocketCall:
                     await self._heard.wait()
                 # While the application is behind, nothing is read: that is its doing, not the client's.
                 if not self._heard.is_set() and not self._delivering:
-                    self._exchange.disconnect()
-                    await self._stream.aclose()
+                    self._reading.cancel()
                     return
 
     def _drain(self) -> None:
@@ -306,5 +312,4 @@ class WebSocketCall:
     async def _end_within_close_timeout(self) -> None:
         with trio.move_on_after(self._config.websocket_close_timeout):
             await self._reader_done.wait()
-        if self._stream is not None:
-            await self._stream.aclose()
+        self._reading.cancel()

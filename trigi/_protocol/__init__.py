@@ -10,5 +10,6 @@ wrong raises an exception of `trigi.exceptions` that says whose fault it is.
     http1           HTTP/1.1 bytes -> events: framing, limits and strictness, for every head parser
     http1_h11       parses a request head with h11
     http1_encode    responses -> HTTP/1.1 bytes
-    websocket       the WebSocket handshake, and frames <-> messages over wsproto
+    websocket_handshake   how a request becomes a WebSocket, and what is agreed on
+    websocket       its frames <-> messages, over wsproto
 """

@@ -10,7 +10,7 @@ from trigi.exceptions import InvalidMessage
 
 from .events import Headers
 
-__all__ = ["TOKEN", "check_headers", "content_length", "is_host", "tokens"]
+__all__ = ["LENGTH", "TOKEN", "check_headers", "content_length", "is_host", "tokens"]
 
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110, 5.6.2: method names, field names, codings, subprotocols."""
@@ -19,10 +19,13 @@ TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # a response could be split, and every other control character.
 INVALID_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
-# RFC 9110, 7.2: uri-host [":" port]. A registered name as RFC 3986 has it, or an address in brackets; empty when
-# the target has no authority.
+# RFC 9110, 8.6. 19 digits are less than 2**63.
+LENGTH = re.compile(rb"[0-9]{1,19}")
+
+# RFC 9110, 7.2: uri-host [":" port]. A registered name as RFC 3986 has it, or an address in brackets. Empty when the
+# target has no authority, but a port alone is none (RFC 9110, 4.2.1).
 HOST = re.compile(
-    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?"
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]*)?)?"
     rb"|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?"
     rb"|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\](?::[0-9]*)?",
 )
@@ -43,23 +46,30 @@ def check_headers(headers: Iterable[Any], where: str) -> Headers:
     Raises:
         InvalidMessage: something else, or a name or value that RFC 9110 does not allow.
     """
-    checked = []
     try:
-        for name, value in headers:
-            known = _KNOWN_NAMES.get(name)
-            if known is None:
-                known = _check_name(name, where)
-            if INVALID_IN_VALUE.search(value):
-                raise InvalidMessage(f"{where}: value of header {name!r} has a control character: {value!r}")
-            checked.append((known, value.strip(b" \t")))
-    except (TypeError, ValueError, AttributeError):
-        raise InvalidMessage(f"{where}: headers must be pairs of bytes, got {headers!r:.200}") from None
+        fields = iter(headers)
+    except TypeError:
+        raise InvalidMessage(f"{where}: headers must be iterable, got {type(headers).__name__}") from None
+    checked = []
+    for field in fields:
+        try:
+            name, value = field
+        except (TypeError, ValueError):
+            raise InvalidMessage(f"{where}: headers must be pairs of bytes, got {field!r}") from None
+        if not isinstance(name, bytes):
+            raise InvalidMessage(f"{where}: header names must be bytes, got {type(name).__name__} {name!r}")
+        if not isinstance(value, bytes):
+            raise InvalidMessage(
+                f"{where}: value of header {name!r} must be bytes, got {type(value).__name__} {value!r}"
+            )
+        known = _KNOWN_NAMES.get(name) or _check_name(name, where)
+        if INVALID_IN_VALUE.search(value):
+            raise InvalidMessage(f"{where}: value of header {name!r} has a control character: {value!r}")
+        checked.append((known, value.strip(b" \t")))
     return checked
 
 
 def _check_name(name: bytes, where: str) -> bytes:
-    if not isinstance(name, bytes):
-        raise InvalidMessage(f"{where}: header names must be bytes, got {type(name).__name__} {name!r}")
     if not TOKEN.fullmatch(name):
         raise InvalidMessage(f"{where}: {name!r} is not a valid header name")
     lower = name.lower()
@@ -74,13 +84,12 @@ def content_length(headers: Headers, where: str) -> int | None:
     Raises:
         InvalidMessage: not a number, or more than one.
     """
-    values = {value for name, value in headers if name == b"content-length"}
+    values = [value for name, value in headers if name == b"content-length"]
     if not values:
         return None
-    value = values.pop()
-    if values or not value.isdigit():
-        raise InvalidMessage(f"{where}: content-length must be one number")
-    return int(value)
+    if len(values) > 1 or not LENGTH.fullmatch(values[0]):
+        raise InvalidMessage(f"{where}: content-length must be one number, got {b', '.join(values)!r}")
+    return int(values[0])
 
 
 def tokens(headers: Headers, name: bytes) -> list[bytes]:

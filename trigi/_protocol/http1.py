@@ -27,7 +27,7 @@ from trigi.config import Config
 from trigi.exceptions import BadRequest
 
 from .events import NEED_DATA, PAUSED, Data, Headers, Pause, Request
-from .headers import TOKEN, is_host, tokens
+from .headers import LENGTH, TOKEN, is_host, tokens
 from .http1_h11 import parse_head
 
 __all__ = ["HTTP1Codec", "HeadParser"]
@@ -50,8 +50,6 @@ INVALID_IN_FIELDS: Final = re.compile(
 FIELD: Final = {
     name: re.compile(rb"\r\n" + name + rb":([^\r]*)") for name in (b"content-length", b"transfer-encoding")
 }
-# 19 digits are less than 2**63.
-LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 
 # RFC 9112, 7.1, without the white space that it lets a recipient take. 16 digits are 64 bits.
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?(?:\r(\n)?)?")
@@ -222,7 +220,8 @@ class HTTP1Codec:
         if found:
             raise BadRequest(f"invalid byte in the {self._section} at offset {found.start()}")
         if line_end:
-            raise BadRequest("invalid request line" if in_request_line else f"invalid line in the {self._section}")
+            what = "request line" if in_request_line else f"line in the {self._section}"
+            raise BadRequest(f"invalid {what}")
         if len(buffer) > stop:
             if in_request_line:
                 raise BadRequest("request target too long", status_hint=414, limit="head_size_limit")
@@ -383,7 +382,7 @@ def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, 
         has_body=has_body,
         keep_alive=b"close" not in connection and (is_http_1_1 or b"keep-alive" in connection),
         expects_continue=expects_continue,
-        accepts_trailers=b"te" in names and b"trailers" in tokens(headers, b"te"),
+        accepts_trailers=is_http_1_1 and b"te" in names and b"trailers" in tokens(headers, b"te"),
         is_upgrade=is_upgrade,
     )
 
