@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
+from typing import Any
 
 import trio
 
@@ -35,6 +36,7 @@ class Exchange(ABC):
         connection: where it came from.
         context: what the server's connections share.
         cancel_scope: around the application's call.
+        extension: the value of `scope["extensions"]["trigi"]`, in which the application may set `disconnect_grace`.
         status: of the response, once there is one; 101 for a WebSocket that was accepted.
         response_headers: as the application gave them.
         bytes_sent: of the response's body.
@@ -56,6 +58,11 @@ class Exchange(ABC):
         self.started = trio.current_time()
         timeout = context.config.request_timeout
         self.cancel_scope = trio.CancelScope(deadline=inf if timeout == inf else self.started + timeout)
+        self.extension: dict[str, Any] = {
+            "cancel_scope": self.cancel_scope,
+            "disconnect_grace": context.config.disconnect_grace,
+            "shutting_down": context.draining,
+        }
         self.status: int | None = None
         self.response_headers: Headers = []
         self.bytes_sent = 0
@@ -102,8 +109,12 @@ class Exchange(ABC):
             return
         self.disconnected = True
         self.complete = in_order
-        grace = trio.current_time() + self.context.config.disconnect_grace
-        self.cancel_scope.deadline = min(self.cancel_scope.deadline, grace)
+        grace = self.extension["disconnect_grace"]
+        if (
+            not isinstance(grace, int | float) or not grace >= 0
+        ):  # the application has put something else there
+            grace = self.context.config.disconnect_grace
+        self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
         self._end()
 
     # Called by the application's side

@@ -88,13 +88,15 @@ class HTTP1Connection:
     # The reader
 
     async def _read_requests(self) -> None:
-        while not self._stopping:
+        while True:
             try:
                 with trio.CancelScope(deadline=self._deadline) as self._reading:
                     await self._read()
             except BadRequest as error:
                 await self.refuse_request(error)
-            if self._reading.cancelled_caught and not self._stopping and not self._woken:
+            if self._stopping:
+                return
+            if self._reading.cancelled_caught and not self._woken:
                 await self._time_out()
             self._woken = False
 

@@ -30,7 +30,9 @@ async def run_http(exchange: Exchange) -> None:
     """Call the application, and answer for it where it did not: 500, 504, or the response is cut off."""
     context = exchange.context
     call = HTTPCall(exchange)
-    scope = http_scope(exchange.request, exchange.connection, context.config.root_path, context.state)
+    scope = http_scope(
+        exchange.request, exchange.connection, context.config.root_path, context.state, exchange.extension
+    )
     try:
         failure = await call_application(exchange, scope, exchange.receive, call.send)
         if failure is not None:

@@ -55,7 +55,12 @@ async def run_websocket(exchange: Exchange) -> None:
         await exchange.respond(error.status_hint, headers)
         return
     scope = websocket_scope(
-        exchange.request, exchange.connection, context.config.root_path, context.state, handshake.subprotocols
+        exchange.request,
+        exchange.connection,
+        context.config.root_path,
+        context.state,
+        exchange.extension,
+        handshake.subprotocols,
     )
     try:
         async with trio.open_nursery() as session:

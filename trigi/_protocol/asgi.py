@@ -12,7 +12,7 @@ error and send a better one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -166,7 +166,7 @@ def event_of(message: Message) -> str:
     if value is False:
         return type_
     if value is True:
-        return f"{type_}+{flag}"
+        return type_ + "+" + flag  # not an f-string: it would give a member of an enum its name
     raise InvalidMessage(f"{type_}: {flag} must be bool, got {type(value).__name__}")
 
 
@@ -216,12 +216,9 @@ def check_trailers(message: Message) -> Headers:
 def check_links(message: Message) -> Headers:
     """The `link` fields of a `http.response.early_hint`."""
     links = message.get("links", ())
-    if isinstance(links, str | bytes):
+    if isinstance(links, str | bytes) or not isinstance(links, Iterable):
         raise InvalidMessage(f"{message['type']}: links must be a list of bytes, got {type(links).__name__}")
-    try:
-        return check_headers([(b"link", link) for link in links], message["type"])
-    except TypeError:
-        raise InvalidMessage(f"{message['type']}: links must be iterable") from None
+    return check_headers(((b"link", link) for link in links), message["type"])
 
 
 def check_websocket_data(message: Message) -> str | bytes:

@@ -49,15 +49,20 @@ class ConnectionInfo:
 
 
 def http_scope(
-    request: Request, connection: ConnectionInfo, root_path: str, state: dict[str, Any]
+    request: Request,
+    connection: ConnectionInfo,
+    root_path: str,
+    state: dict[str, Any],
+    extension: dict[str, Any],
 ) -> dict[str, Any]:
-    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope")."""
+    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope"); `extension` is trigi's own."""
     extensions: dict[str, dict[str, Any]] = {
+        "trigi": extension,
         "http.response.early_hint": {},
         "http.response.trailers": {},
     }
     if connection.tls is not None:
-        extensions["tls"] = dict(connection.tls)
+        extensions["tls"] = _copy_tls(connection.tls)
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
@@ -81,12 +86,13 @@ def websocket_scope(
     connection: ConnectionInfo,
     root_path: str,
     state: dict[str, Any],
+    extension: dict[str, Any],
     subprotocols: list[str],
 ) -> dict[str, Any]:
     """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""
-    extensions: dict[str, dict[str, Any]] = {"websocket.http.response": {}}
+    extensions: dict[str, dict[str, Any]] = {"trigi": extension, "websocket.http.response": {}}
     if connection.tls is not None:
-        extensions["tls"] = dict(connection.tls)
+        extensions["tls"] = _copy_tls(connection.tls)
     return {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
@@ -119,10 +125,16 @@ def mounted_path(raw_path: bytes, root_path: str) -> str:
 
     A proxy may strip the prefix that an application is mounted at or pass it on; the application sees the same
     path either way. Bytes that are not UTF-8 become U+FFFD; `raw_path` still has them. Nothing else is normalised.
+    The `*` of `OPTIONS *` is no path, and stays what it is.
     """
     path = raw_path.decode("ascii")
     if "%" in path:
         path = unquote(path)
-    if not root_path or path == root_path or path.startswith(root_path + "/"):
+    if not root_path or path in ("*", root_path) or path.startswith(root_path + "/"):
         return path
     return root_path + path
+
+
+def _copy_tls(tls: dict[str, Any]) -> dict[str, Any]:
+    """The extension, with a list of its own for the client's chain."""
+    return {key: value.copy() if isinstance(value, list) else value for key, value in tls.items()}
