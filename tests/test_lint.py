@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import http
 import math
+from contextlib import suppress
 from itertools import product
 
 import pytest
@@ -37,8 +38,8 @@ CONNECTION = ConnectionInfo(Endpoint("127.0.0.1", 50000), Endpoint("127.0.0.1", 
 
 # What a server of ours calls an application with, and a second opinion: as little as the specification asks for.
 FULL_SCOPES = {
-    "http": lambda: http_scope(REQUEST, CONNECTION, "/mnt", {"pool": object()}),
-    "websocket": lambda: websocket_scope(REQUEST, CONNECTION, "", {}, ["chat"]),
+    "http": lambda: http_scope(REQUEST, CONNECTION, "/mnt", {"pool": object()}, {"scope": object()}),
+    "websocket": lambda: websocket_scope(REQUEST, CONNECTION, "", {}, {}, ["chat"]),
     "lifespan": lambda: lifespan_scope({}),
 }
 LEAST_SCOPES = {
@@ -637,6 +638,10 @@ async def test_an_extension_of_the_servers_own_may_hold_objects():
     assert await call_with(scope)
 
 
+async def test_the_asterisk_of_options_is_below_no_root_path():
+    assert await call_with(FULL_SCOPES["http"]() | {"method": "OPTIONS", "path": "*"})
+
+
 @pytest.mark.parametrize("scope", [None, [], {"type": "ftp"}, {"type": b"http"}, {}])
 async def test_no_scope_at_all(scope):
     assert (await refusal(scope)).startswith("scope")
@@ -653,7 +658,15 @@ class Failures(Observer):
         self.errors.append(error)
 
 
-async def get(application):
+POST = b"POST /x?y HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc"
+UPGRADE = (
+    b"GET /x HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+MASKED_FRAMES = b"\x81\x82\0\0\0\0hi" + b"\x82\x82\0\0\0\0hi" + b"\x88\x82\0\0\0\0\x0f\xa1"  # ending in 4001
+
+
+async def get(application, request=POST):
     failures = Failures()
     response = b""
     client, server = memory_stream_pair()
@@ -661,9 +674,7 @@ async def get(application):
         nursery.start_soon(
             serve_stream, server, ServerContext(lint(application), Config(), observer=failures)
         )
-        await client.send_all(
-            b"POST /x?y HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc"
-        )
+        await client.send_all(request)
         async for data in client:
             response += data
     return response, failures.errors
@@ -702,3 +713,24 @@ async def test_what_is_let_through_is_a_failure_of_the_application():
     response, failures = await get(application)
     assert response.startswith(b"HTTP/1.1 500 ")
     assert [type(failure) for failure in failures] == [InvalidMessage]
+
+
+async def test_a_websocket_and_the_server_agree():
+    got = []
+
+    async def application(_scope, receive, send):
+        got.append(await receive())
+        await send({"type": "websocket.accept", "headers": [(b"x-id", b"7")]})
+        with suppress(ClientDisconnected):  # its close frame came together with the handshake
+            await send({"type": "websocket.send", "text": "a"})
+        got.extend([await receive() for _ in range(4)])
+
+    response, failures = await get(application, UPGRADE + MASKED_FRAMES)
+    assert failures == []
+    assert response.startswith(b"HTTP/1.1 101 ")
+    assert [message["type"].partition(".")[2] for message in got] == [
+        "connect",
+        *["receive"] * 2,
+        *["disconnect"] * 2,
+    ]
+    assert got[-1]["code"] == 4001

@@ -397,7 +397,7 @@ def test_help_tells_all(capsys):
     assert "(default: 10 s)" in words
     assert "(default: 16 MiB)" in words
     assert "(default: 100 headers)" in words
-    assert "%h %r %s" in words
+    assert "%(h)s %(r)s %(s)s" in words
 
 
 def test_help_is_shown_whatever_the_environment_says(capsys):

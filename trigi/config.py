@@ -337,7 +337,7 @@ class Config:
         None,
         "text",
         "Logging",
-        "Format of that line, with Apache's atoms (%h %r %s …); without it, Apache's combined format.",
+        "Format of that line, with Apache's atoms (%(h)s %(r)s %(s)s …); without it, Apache's combined format.",
         metavar="FORMAT",
     )
     log_json: bool = setting(False, "flag", "Logging", "Log in JSON, one object a line.")

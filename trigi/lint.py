@@ -232,7 +232,11 @@ def check_scope(scope: Any) -> None:
     one_of(*SCOPES)(scope.get("type"), "scope: type")
     kind = scope["type"]
     check_keys(scope, SCOPES[kind], anything, f"{kind} scope: ")
-    if not scope.get("path", "").startswith(scope.get("root_path", "")):
+    if (
+        kind != "lifespan"
+        and scope["path"] != "*"
+        and not scope["path"].startswith(scope.get("root_path", ""))
+    ):
         raise Wrong(f"{kind} scope: path must begin with root_path")
 
 

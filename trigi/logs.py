@@ -171,11 +171,11 @@ class LogObserver(Observer):
     def lifespan_failed(self, stage: str, error: BaseException) -> None:
         """One record at ERROR, with the traceback.
 
-        Only where it is not known whether the application has a lifespan, one line at WARNING: to raise is how one
+        Only where it is not known whether the application has a lifespan, one line at INFO: to raise is how one
         says that it has none. At DEBUG that line has its traceback too.
         """
         if stage == "starting" and self._config.lifespan == "auto":
-            error_logger.warning(
+            error_logger.info(
                 "lifespan startup raised %s: serving without lifespan (lifespan = off or on decides what is right)",
                 describe(error),
                 exc_info=_application_error(error) if error_logger.isEnabledFor(logging.DEBUG) else None,

@@ -467,6 +467,7 @@ def name(*rdns: dict | list) -> x509.Name:
             name({NameOID.COMMON_NAME: "Ada"}, {NameOID.EMAIL_ADDRESS: "ada@example.com"}),
             "1.2.840.113549.1.9.1=#160f" + b"ada@example.com".hex() + ",CN=Ada",
         ),
+        (name({NameOID.DOMAIN_COMPONENT: "not ascii: \x80"}), "DC=#160d6e6f742061736369693a20c280"),
         (
             name({x509.ObjectIdentifier("2.999.16384.1"): "x"}),
             "2.999.16384.1=#0c0178",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import trio
@@ -58,17 +59,9 @@ def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     if not isinstance(stream, trio.SocketStream):
         return ConnectionInfo()
     try:
-        return ConnectionInfo(
-            client=_endpoint(stream.socket.getpeername()), server=_endpoint(stream.socket.getsockname())
-        )
+        client, server = stream.socket.getpeername(), stream.socket.getsockname()
     except OSError:  # the client has gone already
         return ConnectionInfo()
-
-
-def _endpoint(address: Any) -> Endpoint | None:
-    """An address as sockets give it: a tuple for TCP, a path for unix sockets, empty for an unnamed one."""
-    if isinstance(address, tuple):
-        return Endpoint(address[0], address[1])
-    if isinstance(address, bytes):
-        address = address.decode(errors="surrogateescape")
-    return Endpoint(address, None) if address else None
+    if isinstance(server, tuple):
+        return ConnectionInfo(Endpoint(*client[:2]), Endpoint(*server[:2]))
+    return ConnectionInfo(None, Endpoint(os.fsdecode(server), None))  # a unix socket's client has no address

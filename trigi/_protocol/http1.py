@@ -347,7 +347,8 @@ def _framing(lower: bytes) -> int | None:
         return None
     if not lengths:
         return 0
-    if len(set(lengths)) > 1 or not LENGTH.fullmatch(lengths[0]):
+    # Equal ones could be taken for one (RFC 9110, 8.6); parsers do not agree about that.
+    if len(lengths) > 1 or not LENGTH.fullmatch(lengths[0]):
         raise BadRequest("invalid Content-Length")
     return int(lengths[0])
 

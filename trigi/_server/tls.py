@@ -34,7 +34,7 @@ TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3"
 
 
 def create_ssl_context(config: Config) -> SSLContext:
-    """The context for `certfile` and the settings that go with it, which is not `None`: TLS 1.2 or newer.
+    """The context for `certfile`, which must be given, and the settings that go with it: TLS 1.2 or newer.
 
     Nobody is asked for a password on the terminal: the key's password is `keyfile_password`.
 
@@ -42,13 +42,13 @@ def create_ssl_context(config: Config) -> SSLContext:
         ConfigError: a file can't be read or does not hold what it should, the key is another certificate's, its
             password is missing or wrong, or there are no such ciphers. One line, with the setting and the file.
     """
+    assert config.certfile is not None, "without a certificate there is no TLS"
     context = SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
     # A client of TLS 1.2 could have one handshake after the other computed on a single connection.
     context.options |= ssl.OP_NO_RENEGOTIATION
-    if config.certfile is not None:
-        _load_certificates(SSLContext(ssl.PROTOCOL_TLS_CLIENT), "certfile", config.certfile)
-        _load_key(context, config, config.certfile)
+    _load_certificates(SSLContext(ssl.PROTOCOL_TLS_CLIENT), "certfile", config.certfile)
+    _load_key(context, config, config.certfile)
     if config.ca_certs is not None:
         _load_certificates(context, "ca_certs", config.ca_certs)
     if config.ciphers is not None:

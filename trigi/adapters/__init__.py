@@ -1,6 +1,8 @@
-"""Adapters: one kind of application becomes an ASGI 3 application.
+"""Adapters: one kind of application made into an ASGI 3 application, for trigi or any other ASGI server.
 
-They know nothing of the server, and work under any other.
+    ASGI2Adapter    ASGI 2, the double callable: application(scope)(receive, send)
+
+They know nothing of the server.
 """
 
 from __future__ import annotations
