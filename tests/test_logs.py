@@ -449,7 +449,7 @@ def test_a_group_of_errors_is_one_record_and_one_tree(errors):
 def test_a_stuck_application(errors):
     LogObserver(Config()).application_stuck(make_exchange(), 5)
     record = errors.only()
-    assert record.levelno == logging.INFO
+    assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         'application still running 5.0 s after it was cancelled, on "GET /a%20b?x=1 HTTP/1.1" from 127.0.0.1:50412'
     )
@@ -463,7 +463,7 @@ def test_a_failed_lifespan(errors, stage, lifespan):
     LogObserver(Config(lifespan=lifespan)).lifespan_failed(stage, raised(lambda: {}["no\nlifespan"]))
     record = errors.only()
     if (stage, lifespan) == ("starting", "auto"):
-        assert record.levelno == logging.WARNING
+        assert record.levelno == logging.INFO
         assert record.exc_info is None
         assert "lifespan startup raised KeyError: 'no\\x5cnlifespan': serving without" in record.getMessage()
     else:

@@ -86,13 +86,45 @@ class Log(logging.Handler):
             await trio.sleep(0.005)
 
 
+class Raw:
+    """A client with no opinions of its own.
+
+    Attributes:
+        received: all that has come.
+    """
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.received = b""
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def read_until(self, end: bytes) -> bytes:
+        """Read until this is among what was received; give all up to its end, and forget that."""
+        while end not in self.received:
+            data = await self.stream.receive_some()
+            assert data, f"the connection ended after {self.received!r}"
+            self.received += data
+        found, _, self.received = self.received.partition(end)
+        return found + end
+
+    async def read_all(self) -> bytes:
+        """Read until the server closes the connection."""
+        async for data in self.stream:
+            self.received += data
+        return self.received
+
+    async def leave(self) -> None:
+        await trio.aclose_forcefully(self.stream)
+
+
 @dataclass
 class Served:
     """A server that runs in the test's own event loop.
 
     Attributes:
-        url: `http://127.0.0.1:50123`, or `unix:/…`.
-        urls: those of all binds.
+        urls: where each bind is listened on: `http://127.0.0.1:50123`, `unix:/…`.
         log: what has been logged.
         done: it has ended.
     """
@@ -122,9 +154,13 @@ class Served:
             base_url=self.url, **{"trust_env": False, "timeout": CLIENT_SECONDS, "verify": verify} | more
         )
 
-    async def connect(self) -> trio.SocketStream:
-        """A connection without a client's opinions."""
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
+    async def connect(self, request: str = "GET / HTTP/1.1", body: bytes = b"", **headers: str) -> Raw:
+        """A connection by which a request was sent: its line, headers, what is given of its body."""
+        raw = Raw(await trio.open_tcp_stream("127.0.0.1", self.port))
+        fields = {"host": "x"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        head = "".join(f"{line}\r\n" for line in (request, *(f"{name}: {fields[name]}" for name in fields)))
+        await raw.send(head.encode() + b"\r\n" + body)
+        return raw
 
     def begin_shutdown(self) -> None:
         self._shutdown.set()
@@ -137,22 +173,21 @@ class Served:
 
 
 @pytest.fixture
-def log(monkeypatch):
+def log():
     """What is logged from here on. Errors that the test does not expect are its failure."""
     handler = Log()
-    root = logging.getLogger()
-    root.addHandler(handler)
-    for name in ("trigi", "trigi.access", "trigi.error"):
-        logger = logging.getLogger(name)
-        monkeypatch.setattr(logger, "propagate", True)
-        monkeypatch.setattr(logger, "handlers", [])
-        monkeypatch.setattr(logger, "disabled", False)
-        level = logger.level
-        logger.setLevel(logging.DEBUG)  # through the method, which forgets what was asked before
-        monkeypatch.setattr(logger, "level", level)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("trigi", "trigi.access", "trigi.error")]
+    before = [(logger, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
         logger.setLevel(logging.DEBUG)
+        logger.propagate = True
+    logging.getLogger().addHandler(handler)
     yield handler
-    root.removeHandler(handler)
+    logging.getLogger().removeHandler(handler)
+    for logger, level, propagate in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
     assert handler.errors == []
 
 

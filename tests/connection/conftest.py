@@ -255,8 +255,8 @@ class SocketLikeStream(trio.abc.HalfCloseableStream):
             self._outgoing.changed.unpark_all()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(max_bytes)
+        if max_bytes is not None and not range(max_bytes):  # a TypeError for what is no int
+            raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError
         self._receiving = True

@@ -16,6 +16,7 @@ async def test_the_socket_like_stream_is_a_stream(autojump_clock):
     async def make_clogged_pair():
         client, server = socket_like_pair(1)
         await client.send_all(b"x")
+        await server.send_all(b"x")
         return client, server
 
     await check_half_closeable_stream(make_pair, make_clogged_pair)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 import textwrap
@@ -85,6 +86,14 @@ def test_the_folder_comes_first_on_the_path_and_once(write, load, tmp_path):
     assert sys.path.count(str(tmp_path)) == 1
 
 
+def test_a_module_that_was_written_just_now_is_found(write, load, refusal, tmp_path):
+    refusal("late:app")
+    changed = tmp_path.stat().st_mtime_ns
+    write("late.py", "def app(): ...")
+    os.utime(tmp_path, ns=(changed, changed))  # clocks of file systems are coarse
+    assert load("late:app")
+
+
 def test_the_folder_may_be_relative_to_the_current_one(write, tmp_path, monkeypatch):
     write("src/relative.py", "def app(): ...")
     monkeypatch.chdir(tmp_path)
@@ -118,7 +127,7 @@ def test_no_such_module(write, refusal, tmp_path):
     assert "there is no module 'plain.web'" in refusal("plain.web:app")
 
 
-@pytest.mark.parametrize("missing", ["missing", "importing.missing", "importing_more"])
+@pytest.mark.parametrize("missing", ["missing", "importing.missing", "importing_more", "importin"])
 def test_a_module_that_imports_what_is_missing_is_not_itself_missing(write, refusal, missing):
     write("importing.py", f"import {missing}")
     said = refusal("importing:app", cause=ModuleNotFoundError)
@@ -285,8 +294,18 @@ def returns_awaitable(scope, receive, send):
     return function(scope, receive, send)
 
 
-@functools.wraps(function)
-async def decorated(scope, receive, send, *, wrapped=True): ...
+async def needs_session(scope, receive, send, session): ...
+
+
+@functools.wraps(needs_session)
+async def decorated(scope, receive, send, *, session=None): ...
+
+
+async def any_arguments(*arguments): ...
+
+
+class CallableAny:
+    async def __call__(self, *arguments): ...
 
 
 def marked(*args): ...
@@ -333,9 +352,11 @@ ASGI3 = {
     "class method": Callable3.of_class,
     "partial": functools.partial(function),
     "partial of a method": functools.partial(Callable3().method),
-    "partial with an argument": functools.partial(decorated, wrapped=True),
+    "partial with an argument": functools.partial(needs_session, session=None),
     "partial of an object": functools.partial(Callable3()),
     "decorated": decorated,
+    "function of any arguments": any_arguments,
+    "object of any arguments": CallableAny(),
     "marked": marked,
     "returns an awaitable": returns_awaitable,
     "awaitable class": Endpoint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -406,6 +407,15 @@ async def test_a_live_socket_is_an_error(tmp_path, backlog_is_full):
         assert "already in use" in said
         assert f"unix:{path}" in said
         assert path.exists()
+
+
+async def test_the_file_goes_when_the_socket_cannot_be_listened_on(tmp_path, monkeypatch):
+    def listen(sock, backlog):
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    assert os.strerror(errno.ENOBUFS) in await refusal(f"unix:{tmp_path}/app.sock")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_datagram_socket_is_an_error(tmp_path):

@@ -256,6 +256,7 @@ class HTTP1Exchange(Exchange):
         self.discarded = 0
         self._http1 = connection
         self._chunked = False
+        self._ends_at_close = False
         self._trailers_follow = False
 
     def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
@@ -315,7 +316,7 @@ class HTTP1Exchange(Exchange):
         """Close the connection without the end of the response."""
         self.disconnect()
         self.must_close = True
-        if not self._chunked and self.head_sent:
+        if self._ends_at_close:
             self._http1.transport.reset_on_close()
         self._http1.transport.give_up()
         self._http1.stop()
@@ -360,7 +361,7 @@ class HTTP1Exchange(Exchange):
                 self._chunked = True
                 fields.append((b"transfer-encoding", b"chunked"))
             else:
-                self.must_close = True
+                self._ends_at_close = self.must_close = True
         # The client was to send its body upon a 100 that it will not get: what comes next can't be told apart.
         unasked = self._continue_wanted and self.body_expected
         self.must_close |= b"close" in connection or unasked or self._http1.is_last(self.request)

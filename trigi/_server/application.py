@@ -86,8 +86,7 @@ def is_double_callable(application: Application) -> bool:
 
     `_asgi_single_callable` and `_asgi_double_callable` say so themselves. Coroutine functions, also as methods and
     in a `functools.partial`, and objects whose `__call__` is one, are ASGI 3. What is left, classes and callables
-    that may return anything, is ASGI 2: except, where asgiref would have it called in vain, when it can't take a
-    scope alone but can take `(scope, receive, send)`.
+    that may return anything, is ASGI 2; but here, other than by asgiref's rules, only if it can take a scope alone.
     """
     if getattr(application, "_asgi_single_callable", False):
         return False
@@ -97,7 +96,7 @@ def is_double_callable(application: Application) -> bool:
         call = getattr(application, "__call__", None)  # noqa: B004 - it is looked at, not called
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(application):
             return False
-    return _takes(application, 1) or not _takes(application, 3)
+    return _takes(application, 1)
 
 
 def _takes(function: Callable[..., object], count: int) -> bool:
