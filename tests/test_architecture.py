@@ -34,7 +34,7 @@ LAYERS = {
 # Libraries that only one module imports, so that replacing one is a change to one file.
 SINGLE_IMPORTERS = {
     "h11": {"trigi._protocol.http1_h11", "trigi.testing.clients"},
-    "wsproto": {"trigi._protocol.websocket", "trigi.testing.clients"},
+    "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
     "socket": {"trigi._server.listeners"},
     "ssl": {"trigi._server.tls"},
     "asyncio": set(),

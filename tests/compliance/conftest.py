@@ -292,6 +292,13 @@ class Certificates(NamedTuple):
     client: str  # the same, for a client's
     stranger: str  # a client's that another authority has signed
 
+    def trust(self, certificate: str | None = None) -> ssl.SSLContext:
+        """What a client needs that trusts the server, and shows this certificate."""
+        context = trusting(self.authority)
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+        return context
+
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):

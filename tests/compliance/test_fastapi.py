@@ -1,6 +1,6 @@
 """FastAPI on a real socket: endpoints of both kinds, dependencies that clean up, forms, streams, WebSockets."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: FastAPI reads them, and finds no local names in strings.
 
 import json
 import threading
@@ -21,6 +21,7 @@ from fastapi import (
     Request,
     UploadFile,
     WebSocket,
+    WebSocketDisconnect,
     WebSocketException,
 )
 from fastapi.responses import StreamingResponse
@@ -158,8 +159,11 @@ def application_with_dependency(events: list[str]) -> Any:
         if token != "right":
             raise WebSocketException(4003, "wrong token")
         await websocket.accept()
-        while True:
-            await websocket.send_json({"events": got, "heard": await websocket.receive_text()})
+        try:
+            while True:
+                await websocket.send_json({"events": got, "heard": await websocket.receive_text()})
+        except WebSocketDisconnect:
+            got.append("client gone")
 
     return app
 
@@ -231,7 +235,25 @@ async def test_a_websocket_with_a_dependency(serve, in_thread):
 
     await in_thread(talk)
     await until(events, "closed")
-    assert events == ["open", "WebSocketDisconnect", "closed"]
+    assert events == ["open", "client gone", "closed"]
+
+
+async def test_a_websocket_whose_parameters_are_wrong(serve, in_thread):
+    """FastAPI closes it with a reason that is a list, which no close frame will carry."""
+    app = FastAPI()
+
+    @app.websocket("/{number}")
+    async def talk_back(websocket: WebSocket, number: int):
+        raise AssertionError
+
+    server = await serve(app)
+
+    def refused():
+        with pytest.raises(InvalidStatus) as caught:
+            connect(server.websocket_url + "/four", proxy=None)
+        return caught.value.response.status_code
+
+    assert await in_thread(refused) == 403
 
 
 async def test_a_websocket_closed_by_an_exception_after_it_was_accepted(serve, in_thread):

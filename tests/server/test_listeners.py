@@ -15,7 +15,14 @@ import pytest
 import trio
 import trio.testing
 
-from trigi._server.listeners import LimitedListener, UnixListener, listener_urls, open_listeners, parse_bind
+from trigi._server.listeners import (
+    LimitedListener,
+    UnixListener,
+    close_listeners,
+    listener_urls,
+    open_listeners,
+    parse_bind,
+)
 from trigi.config import Config
 from trigi.exceptions import BindError, ConfigError
 
@@ -318,6 +325,22 @@ async def test_cancelling_leaves_nothing_open(tmp_path):
         scope.cancel()
         await open_listeners(Config(bind=[f"unix:{tmp_path}/app.sock", "127.0.0.1:0", "name.example:80"]))
     assert scope.cancelled_caught
+    assert open_descriptors() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_all_are_closed_even_when_that_is_cancelled(tmp_path, cancelled):
+    before = open_descriptors()
+    first, second, third = await open_listeners(
+        Config(bind=["127.0.0.1:0", f"unix:{tmp_path}/a", f"unix:{tmp_path}/b"])
+    )
+    with trio.CancelScope() as scope:
+        if cancelled:
+            scope.cancel()
+        await close_listeners(
+            [first, trio.SSLListener(second, None), LimitedListener(third, trio.Semaphore(1))]
+        )
     assert open_descriptors() == before
     assert list(tmp_path.iterdir()) == []
 

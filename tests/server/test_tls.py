@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ssl
 import sys
+import tempfile
 from typing import NamedTuple
 
 import pytest
@@ -24,7 +25,6 @@ from trigi._server.tls import (
     TLSDescriber,
     create_ssl_context,
     distinguished_name,
-    elements,
     prepare_ssl_context,
 )
 from trigi.config import Config
@@ -79,6 +79,14 @@ def certificate(subject: x509.Name) -> bytes:
         .not_valid_after(now + dt.timedelta(days=1))
     )
     return builder.sign(CA_KEY, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def decoded(der: bytes) -> tuple[tuple[tuple[str, str], ...], ...]:
+    """A certificate's subject as `getpeercert()` gives it, without a handshake."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(ssl.DER_cert_to_PEM_cert(der))
+        file.flush()
+        return ssl._ssl._test_decode_cert(file.name)["subject"]
 
 
 def encrypted_key(password: bytes, form: serialization.PrivateFormat) -> bytes:
@@ -462,24 +470,15 @@ def name(*rdns: dict | list) -> x509.Name:
         (name({NameOID.COMMON_NAME: "Lučić 🦆"}), "CN=Lučić 🦆"),
         (name([x509.NameAttribute(NameOID.COMMON_NAME, "Lučić", _ASN1Type.BMPString)]), "CN=Lučić"),
         (name([x509.NameAttribute(NameOID.COMMON_NAME, "🦆", _ASN1Type.UniversalString)]), "CN=🦆"),
-        # RFC 4514, 2.4: of a type with no short name, the BER encoding of the value
         (
             name({NameOID.COMMON_NAME: "Ada"}, {NameOID.EMAIL_ADDRESS: "ada@example.com"}),
-            "1.2.840.113549.1.9.1=#160f" + b"ada@example.com".hex() + ",CN=Ada",
+            "emailAddress=ada@example.com,CN=Ada",
         ),
-        (name({NameOID.DOMAIN_COMPONENT: "not ascii: \x80"}), "DC=#160d6e6f742061736369693a20c280"),
-        (
-            name({x509.ObjectIdentifier("2.999.16384.1"): "x"}),
-            "2.999.16384.1=#0c0178",
-        ),
-        (
-            name([x509.NameAttribute(NameOID.X500_UNIQUE_IDENTIFIER, b"\0\xff", _ASN1Type.BitString)]),
-            "2.5.4.45=#030200ff",
-        ),
+        (name({x509.ObjectIdentifier("2.999.16384.1"): "x"}), "2.999.16384.1=x"),
     ],
 )
 def test_distinguished_names(subject, expected):
-    assert distinguished_name(certificate(subject)) == expected
+    assert distinguished_name(decoded(certificate(subject))) == expected
 
 
 SPECIAL = ' "#+,;<=>\\\0\n'
@@ -503,9 +502,7 @@ def test_distinguished_names_are_those_of_cryptography(rdns):
     # of a single space cryptography escapes the escape
     assume(all(value != " " for rdn in rdns for value in rdn.values()))
     certified = certificate(name(*rdns))
-    assert distinguished_name(certified) == x509.load_der_x509_certificate(certified).subject.rfc4514_string()
-
-
-def test_what_is_not_in_der_is_refused():
-    with pytest.raises(ValueError, match="not in DER"):
-        list(elements(b"\x30\x80\x02\x01\x00\x00\x00"))
+    assert (
+        distinguished_name(decoded(certified))
+        == x509.load_der_x509_certificate(certified).subject.rfc4514_string()
+    )

@@ -87,7 +87,7 @@ class ServerContext:
         *,
         state: dict[str, Any] | None = None,
         observer: Observer | None = None,
-        describe_tls: Callable[[trio.abc.Stream], dict[str, Any]] | None = None,
+        describe_tls: Callable[[trio.abc.Stream], dict[str, Any] | None] | None = None,
     ) -> None:
         self.application = application
         self.config = config

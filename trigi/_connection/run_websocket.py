@@ -60,7 +60,7 @@ async def run_websocket(exchange: Exchange) -> None:
         context.config.root_path,
         context.state,
         exchange.extension,
-        handshake.subprotocols,
+        subprotocols=handshake.subprotocols,
     )
     try:
         async with trio.open_nursery() as session:
@@ -140,12 +140,12 @@ class WebSocketCall:
                 case "websocket.accept":
                     await self._accept(message)
                 case "websocket.close":
-                    code, reason = check_close(message)
                     if self.state is WebSocket.CONNECTING:
+                        # Code and reason go nowhere, so they may be anything: FastAPI gives a list of errors here.
                         self.state = state
                         await self._exchange.respond(403)
                     else:
-                        await self._close(code, reason)
+                        await self._close(*check_close(message))
                         self._exchange.finish()
                 case "websocket.http.response.start":
                     await self._deny(message, "http.response.start")
@@ -247,10 +247,8 @@ class WebSocketCall:
         assert self._stream is not None
         assert self._codec is not None
         with self._reading:
-            try:
+            with suppress(ClientDisconnected):  # while a pong or a close frame was written
                 await self._read_messages(self._stream, self._codec)
-            except ClientDisconnected:  # while a pong or a close frame was written
-                pass
         self._exchange.disconnect()
         self._keeping_alive.cancel()
         self._reader_done.set()

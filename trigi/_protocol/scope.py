@@ -87,6 +87,7 @@ def websocket_scope(
     root_path: str,
     state: dict[str, Any],
     extension: dict[str, Any],
+    *,
     subprotocols: list[str],
 ) -> dict[str, Any]:
     """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""

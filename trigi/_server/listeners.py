@@ -20,6 +20,7 @@ import socket
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from trigi._protocol.scope import Endpoint
 from trigi.config import Config
 from trigi.exceptions import BindError, ConfigError
 
-__all__ = ["LimitedListener", "UnixListener", "listener_urls", "open_listeners"]
+__all__ = ["LimitedListener", "UnixListener", "close_listeners", "listener_urls", "open_listeners"]
 
 PORT_ATTEMPTS = 16
 """How many ports the system may choose of which another address of the same name is not free."""
@@ -205,6 +206,17 @@ async def open_listeners(config: Config) -> list[trio.abc.Listener[trio.SocketSt
                     opened.append(listener)
         undo.pop_all()
     return opened
+
+
+async def close_listeners(listeners: Iterable[trio.abc.Listener[Any]]) -> None:
+    """Close every listener, without waiting for anything; those that are closed already stay so.
+
+    Cancellation: closes all of them all the same, and is not noticed here.
+    """
+    for listener in listeners:
+        # as trio.aclose_forcefully, but that would pass a cancellation on before the next listener has its turn
+        with trio.CancelScope(shield=True, deadline=-inf):
+            await listener.aclose()
 
 
 def listener_urls(listeners: Iterable[trio.abc.Listener[Any]], *, tls: bool) -> list[str]:

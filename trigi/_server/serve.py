@@ -27,7 +27,7 @@ from trigi.typing import Application
 
 from .application import to_asgi3
 from .lifespan import LifespanCall, open_lifespan
-from .listeners import LimitedListener, listener_urls, open_listeners
+from .listeners import LimitedListener, close_listeners, listener_urls, open_listeners
 from .tls import SSLContext, TLSDescriber, create_ssl_context, prepare_ssl_context
 
 __all__ = ["serve"]
@@ -41,7 +41,7 @@ async def serve(
     *,
     listeners: Iterable[trio.abc.Listener[Any]] | None = None,
     ssl_context: SSLContext | None = None,
-    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
+    shutdown_trigger: Callable[[], Awaitable[object]] = trio.sleep_forever,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until cancelled, or until `shutdown_trigger` returns.
@@ -97,7 +97,7 @@ class Server:
         self,
         listeners: Iterable[trio.abc.Listener[Any]] | None,
         ssl_context: SSLContext | None,
-        shutdown_trigger: Callable[[], Awaitable[object]] | None,
+        shutdown_trigger: Callable[[], Awaitable[object]],
         task_status: trio.TaskStatus[list[str]],
     ) -> None:
         """As the function `serve` says."""
@@ -108,9 +108,17 @@ class Server:
             prepare_ssl_context(ssl_context)
         elif certfile is not None:
             ssl_context = create_ssl_context(self._config)
-        opened: list[trio.abc.Listener[Any]] = list(listeners or await open_listeners(self._config))
+        opened: list[trio.abc.Listener[Any]] = list(
+            await open_listeners(self._config) if listeners is None else listeners
+        )
+        urls = listener_urls(opened, tls=ssl_context is not None)
+
+        def announce() -> None:
+            for url in urls:
+                logger.info("listening on %s", url)
+            task_status.started(urls)
+
         try:
-            urls = listener_urls(opened, tls=ssl_context is not None)
             if ssl_context is not None:
                 opened = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
             async with open_lifespan(self._application, self._config, self._observer) as lifespan:
@@ -122,21 +130,17 @@ class Server:
                     describe_tls=TLSDescriber(certfile),
                 )
                 with unwrapped_errors():
-                    await self._serve_connections(
-                        context, opened, lifespan, shutdown_trigger, task_status, urls
-                    )
+                    await self._serve_connections(context, opened, lifespan, shutdown_trigger, announce)
         finally:
-            for listener in opened:
-                await trio.aclose_forcefully(listener)
+            await close_listeners(opened)
 
     async def _serve_connections(
         self,
         context: ServerContext,
         listeners: list[trio.abc.Listener[Any]],
         lifespan: LifespanCall,
-        shutdown_trigger: Callable[[], Awaitable[object]] | None,
-        task_status: trio.TaskStatus[list[str]],
-        urls: list[str],
+        shutdown_trigger: Callable[[], Awaitable[object]],
+        announce: Callable[[], None],
     ) -> None:
         closed = trio.Event()
         began = 0.0
@@ -149,10 +153,8 @@ class Server:
                         lifespan.context.run(
                             accepting.start_soon, self._accept, listeners, context, connections
                         )
-                        for url in urls:
-                            logger.info("listening on %s", url)
-                        task_status.started(urls)
-                        await (trio.sleep_forever() if shutdown_trigger is None else shutdown_trigger())
+                        announce()
+                        await shutdown_trigger()
                         context.draining.set()
                         accepting.cancel_scope.cancel()
                     began = trio.current_time()
@@ -175,7 +177,7 @@ class Server:
     ) -> None:
         """Accept for ever: at most `connection_limit` connections at once, the next one waits in the kernel."""
         limit = self._config.connection_limit
-        slots = None if limit == inf else trio.Semaphore(int(limit))
+        slots = None if limit == inf else trio.Semaphore(int(limit), max_value=int(limit))
         if slots is not None:
             listeners = [LimitedListener(listener, slots) for listener in listeners]
 

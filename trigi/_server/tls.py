@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from ssl import SSLContext
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
@@ -142,7 +142,6 @@ class TLSDescriber:
 
         Raises:
             trio.NeedHandshakeError: the handshake is not done.
-            ValueError: the client's certificate is not in DER, though OpenSSL took it.
         """
         if not isinstance(stream, trio.SSLStream):
             return None
@@ -150,7 +149,9 @@ class TLSDescriber:
         return {
             "server_cert": self._server_cert,
             "client_cert_chain": [] if client is None else _client_chain(stream, client),
-            "client_cert_name": None if client is None else distinguished_name(client),
+            "client_cert_name": None
+            if client is None
+            else distinguished_name(stream.getpeercert()["subject"]),
             "client_cert_error": None,
             "tls_version": TLS_VERSIONS.get(stream.version()),
             "cipher_suite": self._cipher_suite(stream),
@@ -179,104 +180,37 @@ def _client_chain(stream: trio.SSLStream[Any], leaf: bytes) -> list[str]:
     return [ssl.DER_cert_to_PEM_cert(certificate) for certificate in get_chain() or [leaf]]
 
 
-# The client's name: the subject in its certificate (X.509, in DER), as a string (RFC 4514)
-
-VERSION = 0xA0
-"""The tag of a certificate's version, [0] in its grammar: the one field before the subject that may be missing."""
-
-INDEFINITE = 0x80
-"""A length that DER does not allow, and BER, from which it is taken, does."""
-
-STRING_ENCODINGS = {
-    0x0C: "utf-8",  # UTF8String
-    0x13: "ascii",  # PrintableString
-    0x14: "latin-1",  # TeletexString, in practice
-    0x16: "ascii",  # IA5String
-    0x1C: "utf-32-be",  # UniversalString
-    0x1E: "utf-16-be",  # BMPString
-}
+# The client's name: the subject of its certificate as a string (RFC 4514)
 
 SHORT_NAMES = {
-    "2.5.4.3": "CN",
-    "2.5.4.6": "C",
-    "2.5.4.7": "L",
-    "2.5.4.8": "ST",
-    "2.5.4.9": "STREET",
-    "2.5.4.10": "O",
-    "2.5.4.11": "OU",
-    "0.9.2342.19200300.100.1.1": "UID",
-    "0.9.2342.19200300.100.1.25": "DC",
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
 }
-"""RFC 4514, section 3: the attribute types that every reader of these strings knows by name."""
+"""OpenSSL's names of the attribute types that RFC 4514, section 3, has short names for."""
 
 
-class Element(NamedTuple):
-    """One element of DER (X.690): `encoding` is all of it, `content` what is in it, which may be elements."""
+def distinguished_name(subject: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """A subject as RFC 4514 has it: `CN=Ada,O=Engines+OU=Analytical,C=GB`, the last RDN first.
 
-    tag: int
-    content: bytes
-    encoding: bytes
+    Other attribute types than those of `SHORT_NAMES` go by OpenSSL's name for them: `emailAddress=ada@example.com`.
 
-
-def distinguished_name(certificate: bytes) -> str:
-    """The subject of a certificate as RFC 4514 has it: `CN=Ada,O=Engines+OU=Analytical,C=GB`, the last RDN first.
-
-    Raises:
-        ValueError: the certificate is not in DER.
+    Args:
+        subject: as `ssl.SSLSocket.getpeercert()` gives it: RDNs, of pairs of type and value.
     """
-    (whole,) = elements(certificate)
-    signed_part = next(elements(whole.content))
-    fields = [field for field in elements(signed_part.content) if field.tag != VERSION]
-    subject = fields[4]  # serial number, signature algorithm, issuer, validity, subject
     rdns = [
-        "+".join(attribute(*elements(pair.content)) for pair in elements(rdn.content))
-        for rdn in elements(subject.content)
+        "+".join(f"{SHORT_NAMES.get(kind, kind)}={escaped(value)}" for kind, value in rdn) for rdn in subject
     ]
     return ",".join(reversed(rdns))
-
-
-def elements(der: bytes) -> Iterator[Element]:
-    """The elements that stand one after the other."""
-    start = 0
-    while start < len(der):
-        tag, length = der[start : start + 2]
-        if length == INDEFINITE:
-            raise ValueError("the certificate is not in DER")
-        content = start + 2
-        if length & 0x80:  # so many bytes of length follow
-            content += length & 0x7F
-            length = int.from_bytes(der[start + 2 : content])
-        end = content + length
-        yield Element(tag, der[content:end], der[start:end])
-        start = end
-
-
-def attribute(kind: Element, value: Element) -> str:
-    """One attribute type and value (RFC 4514, sections 2.3 and 2.4)."""
-    oid = object_identifier(kind.content)
-    name = SHORT_NAMES.get(oid)
-    encoding = STRING_ENCODINGS.get(value.tag)
-    if name is not None and encoding is not None:
-        try:
-            return f"{name}={escaped(value.content.decode(encoding))}"
-        except UnicodeDecodeError:
-            pass
-    return f"{name or oid}=#{value.encoding.hex()}"
 
 
 def escaped(text: str) -> str:
     """A value with those characters escaped that mean something in a distinguished name (RFC 4514, 2.4)."""
     text = re.sub(r'(["+,;<>\\]|^[ #]| \Z)', r"\\\1", text)
     return text.replace("\0", r"\00")
-
-
-def object_identifier(content: bytes) -> str:
-    """An OID in dotted form: base 128, and the first two numbers in one (X.690, 8.19)."""
-    numbers, number = [], 0
-    for byte in content:
-        number = number << 7 | byte & 0x7F
-        if not byte & 0x80:
-            numbers.append(number)
-            number = 0
-    root = min(numbers[0] // 40, 2)
-    return ".".join(map(str, [root, numbers[0] - 40 * root, *numbers[1:]]))
