@@ -39,7 +39,7 @@ CONNECTION = ConnectionInfo(Endpoint("127.0.0.1", 50000), Endpoint("127.0.0.1", 
 # What a server of ours calls an application with, and a second opinion: as little as the specification asks for.
 FULL_SCOPES = {
     "http": lambda: http_scope(REQUEST, CONNECTION, "/mnt", {"pool": object()}, {"scope": object()}),
-    "websocket": lambda: websocket_scope(REQUEST, CONNECTION, "", {}, {}, ["chat"]),
+    "websocket": lambda: websocket_scope(REQUEST, CONNECTION, "", {}, {}, subprotocols=["chat"]),
     "lifespan": lambda: lifespan_scope({}),
 }
 LEAST_SCOPES = {

@@ -60,7 +60,7 @@ class Log(logging.Handler):
     @property
     def access(self) -> list[str]:
         """The lines of the access log."""
-        return [text for record, text in self.records if record.name == "trigi.access"]
+        return [record.getMessage() for record, _ in self.records if record.name == "trigi.access"]
 
     @property
     def errors(self) -> list[str]:

@@ -223,8 +223,8 @@ async def test_a_websocket_with_a_dependency(serve, in_thread):
     server = await serve(application_with_dependency(events))
 
     def talk():
-        with pytest.raises(InvalidStatus) as caught:
-            connect(server.websocket_url, proxy=None)
+        with pytest.raises(InvalidStatus) as caught, connect(server.websocket_url, proxy=None):
+            pass
         assert caught.value.response.status_code == 403
         assert events == ["open", "WebSocketException", "closed"]
         events.clear()
@@ -249,8 +249,8 @@ async def test_a_websocket_whose_parameters_are_wrong(serve, in_thread):
     server = await serve(app)
 
     def refused():
-        with pytest.raises(InvalidStatus) as caught:
-            connect(server.websocket_url + "/four", proxy=None)
+        with pytest.raises(InvalidStatus) as caught, connect(server.websocket_url + "/four", proxy=None):
+            pass
         return caught.value.response.status_code
 
     assert await in_thread(refused) == 403

@@ -240,8 +240,8 @@ async def test_a_websocket(serve, app, in_thread):
     server = await serve(app)
 
     def talk():
-        with pytest.raises(InvalidStatus) as refused:
-            connect(server.websocket_url + "/green", proxy=None)
+        with pytest.raises(InvalidStatus) as refused, connect(server.websocket_url + "/green", proxy=None):
+            pass
         assert refused.value.response.status_code == 401
         url = server.websocket_url + "/green?token"
         with connect(url, proxy=None, subprotocols=["echo"]) as client:

@@ -649,8 +649,8 @@ async def test_websocket_endings(serve, in_thread):
     server = await serve(Starlette(routes=[WebSocketRoute(f"/{name}", handlers[name]) for name in handlers]))
 
     def refusal(path):
-        with pytest.raises(InvalidStatus) as caught:
-            websocket(server, path)
+        with pytest.raises(InvalidStatus) as caught, websocket(server, path):
+            pass
         return caught.value.response
 
     def closing(path):

@@ -21,7 +21,7 @@ from trigi.config import Config
 from trigi.testing import HTTPClient
 
 LONG = 100_000.0
-"""Seconds after which whatever still runs hangs: more than all timeouts of a test together."""
+"""Seconds after which whatever still waits would wait for ever: more than all timeouts of a test together."""
 
 
 @dataclass
@@ -114,7 +114,13 @@ async def serve(autojump_clock):
     connections of one server; `state`, the lifespan's.
     """
     clients: list[ServedClient] = []
+
+    async def watch() -> None:
+        await trio.sleep(LONG)
+        pytest.fail("everybody waits for ever")
+
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
 
         def begin(
             application, *, pair=trio.testing.memory_stream_pair, context=None, state=None, **settings
@@ -129,7 +135,7 @@ async def serve(autojump_clock):
         yield begin
         for client in clients:
             await trio.aclose_forcefully(client.stream)
-        with trio.move_on_after(LONG):
+        with trio.move_on_after(LONG / 2):
             for client in clients:
                 await client.done.wait()
         nursery.cancel_scope.cancel()

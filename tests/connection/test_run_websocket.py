@@ -30,8 +30,6 @@ from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessag
 from trigi.testing import HTTPClient
 from trigi.testing.websocket import WebSocketClient, WebSocketClosed, WebSocketRejected, encode_frame
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 CONNECT = {"type": "websocket.connect"}
@@ -56,6 +54,11 @@ HANG = 10_000
 
 
 # What the tests share
+
+
+@pytest.fixture(autouse=True)
+def virtual_time(autojump_clock):
+    """No test waits for real."""
 
 
 class Recorder(Observer):

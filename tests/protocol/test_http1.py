@@ -1225,7 +1225,8 @@ def test_any_bytes_have_the_same_answer_from_every_parser(wire, limits):
 @example(CHUNKED + b"5;a\r\nhello\r\n0\r\nA: b\r\n\r\n" + NEXT)
 def test_what_is_taken_for_a_request_is_read_the_same_by_h11_alone(wire):
     """Two readers that disagree about where a request ends are what smuggling is made of."""
-    wire = wire.removeprefix(b"\r\n").removeprefix(b"\r\n")  # h11 takes none
+    while wire.startswith(b"\r\n"):  # h11 skips no blank lines
+        wire = wire[2:]
     codec = make_codec(parse_head, wire)
     ours = []
     try:

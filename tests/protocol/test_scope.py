@@ -57,7 +57,7 @@ def websocket(request=None, connection=None, root_path="", state=None, extension
         root_path,
         state or {},
         extension or {},
-        subprotocols,
+        subprotocols=subprotocols,
     )
 
 

@@ -29,6 +29,16 @@ REAL_SECONDS = 20.0
 """What a test on real sockets may take; none takes as much as one."""
 
 
+def pytest_runtest_setup(item):
+    """Let `autojump_clock` work for a test that has it through another fixture; pytest-trio wants it named."""
+    if "autojump_clock" in getattr(item, "fixturenames", ()):
+
+        def run(test, *, clock, instruments):
+            return trio.run(test, clock=clock or item.funcargs["autojump_clock"], instruments=instruments)
+
+        item.add_marker(pytest.mark.trio(run=run))
+
+
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
     """A listener without a network.
 

@@ -225,6 +225,9 @@ class Exchange(ABC):
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Accept a WebSocket handshake: from here on the exchange is a stream of bytes."""
 
+    async def linger(self) -> None:
+        """Let a client that may still be sending read what was written to that stream last, for a bounded time."""
+
     @abstractmethod
     def abort(self) -> None:
         """Cut the response off, in such a way that the client can tell."""

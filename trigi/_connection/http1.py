@@ -307,6 +307,11 @@ class HTTP1Exchange(Exchange):
         await self._write([encode_head(101, headers)])
         return UpgradedStream(self._http1.transport, received)
 
+    async def linger(self) -> None:
+        """As `Transport.linger` does it."""
+        if not self._http1.transport.broken:
+            await self._http1.transport.linger(DISCARD_SECONDS)
+
     def finish(self) -> None:
         """The response is complete: the connection may go on to the next request."""
         super().finish()

@@ -39,6 +39,7 @@ NORMAL_CLOSURE = 1000
 ABNORMAL_CLOSURE = 1006
 INTERNAL_ERROR = 1011
 SERVICE_RESTART = 1012
+VIOLATIONS = (1002, 1007, 1009)
 
 READ_SIZE = 32 * 1024
 """Bytes asked for at once. Full of the smallest frames, they keep the event loop for some 50 ms."""
@@ -246,12 +247,13 @@ class WebSocketCall:
         """Bytes become messages, until the client closes, breaks the protocol, or leaves."""
         assert self._stream is not None
         assert self._codec is not None
-        with self._reading:
-            with suppress(ClientDisconnected):  # while a pong or a close frame was written
-                await self._read_messages(self._stream, self._codec)
+        with self._reading, suppress(ClientDisconnected):  # while a pong or a close frame was written
+            await self._read_messages(self._stream, self._codec)
         self._exchange.disconnect()
         self._keeping_alive.cancel()
         self._reader_done.set()
+        if self._closed.code in VIOLATIONS:  # the client may be in the middle of a message
+            await self._exchange.linger()
         await self._stream.aclose()
 
     async def _read_messages(self, stream: trio.abc.Stream, codec: WebSocketCodec) -> None:

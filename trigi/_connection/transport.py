@@ -104,7 +104,7 @@ class Transport:
                     await self.stream.send_eof()
                 while await self.stream.receive_some(READ_SIZE):
                     pass
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                 return
 
     async def close(self) -> None:

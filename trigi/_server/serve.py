@@ -41,7 +41,7 @@ async def serve(
     *,
     listeners: Iterable[trio.abc.Listener[Any]] | None = None,
     ssl_context: SSLContext | None = None,
-    shutdown_trigger: Callable[[], Awaitable[object]] = trio.sleep_forever,
+    shutdown_trigger: Callable[[], Awaitable[object]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until cancelled, or until `shutdown_trigger` returns.
@@ -71,7 +71,7 @@ async def serve(
     for at most `shutdown_timeout` seconds.
     """
     server = Server(app, Config() if config is None else config)
-    await server.serve(listeners, ssl_context, shutdown_trigger, task_status)
+    await server.serve(listeners, ssl_context, shutdown_trigger or trio.sleep_forever, task_status)
 
 
 class Server:
