@@ -57,8 +57,14 @@ HANG = 10_000
 
 
 @pytest.fixture(autouse=True)
-def virtual_time(autojump_clock):
-    """No test waits for real."""
+def virtual_time(request, autojump_clock):
+    """No test waits for real. (pytest-trio takes a clock only from a test that names it.)"""
+
+    def run(test, *, clock, instruments):
+        return trio.run(test, clock=clock or autojump_clock, instruments=instruments)
+
+    if request.node.get_closest_marker("trio"):
+        request.node.add_marker(pytest.mark.trio(run=run), append=False)
 
 
 class Recorder(Observer):

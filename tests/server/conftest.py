@@ -18,7 +18,8 @@ import trio
 import trio.testing
 import trustme
 
-from trigi import Config, serve
+from trigi import Config
+from trigi._server.serve import Server
 from trigi.testing import HTTPClient
 from trigi.testing.websocket import WebSocketClient
 
@@ -36,7 +37,7 @@ def pytest_runtest_setup(item):
         def run(test, *, clock, instruments):
             return trio.run(test, clock=clock or item.funcargs["autojump_clock"], instruments=instruments)
 
-        item.add_marker(pytest.mark.trio(run=run))
+        item.add_marker(pytest.mark.trio(run=run), append=False)
 
 
 class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
@@ -93,7 +94,12 @@ class Served:
     """
 
     def __init__(
-        self, application: Any, listener: MemoryListener, config: Config, ssl_context: ssl.SSLContext | None
+        self,
+        application: Any,
+        listener: MemoryListener,
+        config: Config,
+        ssl_context: ssl.SSLContext | None,
+        give_up: Callable[[], None] | None,
     ) -> None:
         self.listener = listener
         self.stop = trio.Event()
@@ -101,8 +107,7 @@ class Served:
         self.ended = trio.Event()
         self.ended_at = inf
         self.urls: list[str] = []
-        self._application = application
-        self._config = config
+        self._serve = Server(application, config, give_up or (lambda: None)).serve
         self._listener = listener if ssl_context is None else trio.SSLListener(listener, ssl_context)
         self._error: BaseException | None = None
 
@@ -114,13 +119,7 @@ class Served:
 
         with self.scope:
             try:
-                await serve(
-                    self._application,
-                    self._config,
-                    listeners=[self._listener],
-                    shutdown_trigger=self.stop.wait,
-                    task_status=Started(),
-                )
+                await self._serve([self._listener], None, self.stop.wait, Started())
             except BaseException as error:
                 self._error = error
                 if not isinstance(error, Exception):
@@ -154,9 +153,10 @@ async def _serving(
     *,
     pair: Callable[[], tuple[Any, Any]] = trio.testing.memory_stream_pair,
     ssl_context: ssl.SSLContext | None = None,
+    give_up: Callable[[], None] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
-    served = Served(application, MemoryListener(pair), Config(**settings), ssl_context)
+    served = Served(application, MemoryListener(pair), Config(**settings), ssl_context, give_up)
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)
         try:

@@ -148,9 +148,11 @@ async def test_everything_at_once(serving, log):
 async def test_the_report_counts_what_was_cancelled(serving, log, seed, monkeypatch):
     """Whatever order trio runs the tasks in that wake at the same time."""
     monkeypatch.setattr("trio._core._run._r", random.Random(seed))
-    app = App()
-    app._http = working(app, inf)
-    async with serving(app, graceful_timeout=10) as served:
+
+    async def http(scope, receive, send):
+        await trio.sleep_forever()
+
+    async with serving(App(http), graceful_timeout=10) as served:
         await request(served, "/a")
         await request(served, "/b")
         served.stop.set()
@@ -503,7 +505,7 @@ async def test_clean_up_that_takes_too_long_after_serve_was_cancelled(serving, l
     assert app.events[-2:] == ["/ cancelled", "shutdown"]
 
 
-async def test_a_program_of_its_own_may_give_up(autojump_clock, log):
+async def test_a_program_of_its_own_may_give_up(serving, log):
     """What `run` does: after the report, for nothing else would end the calls."""
     app = App()
     app._http = working(app, inf, cleanup=1000)
@@ -513,7 +515,7 @@ async def test_a_program_of_its_own_may_give_up(autojump_clock, log):
         gave_up.append(trio.current_time())
         assert len(log.troubles) == 1
 
-    async with _serving_with(give_up, app, graceful_timeout=10, cleanup_timeout=5) as served:
+    async with serving(app, give_up=give_up, graceful_timeout=10, cleanup_timeout=5) as served:
         await request(served)
         served.stop.set()
         await served.wait_ended()

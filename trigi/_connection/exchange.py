@@ -225,7 +225,7 @@ class Exchange(ABC):
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Accept a WebSocket handshake: from here on the exchange is a stream of bytes."""
 
-    async def linger(self) -> None:
+    async def linger(self) -> None:  # noqa: B027 - only some versions need it
         """Let a client that may still be sending read what was written to that stream last, for a bounded time."""
 
     @abstractmethod

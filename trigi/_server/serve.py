@@ -20,7 +20,7 @@ import trio
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi.config import Config
-from trigi.exceptions import ConfigError
+from trigi.exceptions import ConfigError, LifespanFailed
 from trigi.lint import lint
 from trigi.logs import LogObserver
 from trigi.typing import Application
@@ -64,6 +64,7 @@ async def serve(
 
     Raises:
         ConfigError: a setting is wrong, or settings contradict each other.
+        ApplicationLoadError: `app` can't be called as an application is.
         BindError: an address can't be listened on.
         LifespanFailed: the application's startup or shutdown failed.
 
@@ -111,17 +112,21 @@ class Server:
         opened: list[trio.abc.Listener[Any]] = list(
             await open_listeners(self._config) if listeners is None else listeners
         )
-        urls = listener_urls(opened, tls=ssl_context is not None)
-
-        def announce() -> None:
-            for url in urls:
-                logger.info("listening on %s", url)
-            task_status.started(urls)
-
+        if not opened:
+            raise ConfigError("listeners: there is none in it to serve")
         try:
+            urls = listener_urls(opened, tls=ssl_context is not None)
+
+            def announce() -> None:
+                for url in urls:
+                    logger.info("listening on %s", url)
+                task_status.started(urls)
+
             if ssl_context is not None:
                 opened = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
-            async with open_lifespan(self._application, self._config, self._observer) as lifespan:
+            async with open_lifespan(
+                self._application, self._config, self._observer, self._report_stuck_lifespan
+            ) as lifespan:
                 context = ServerContext(
                     self._application,
                     self._config,
@@ -145,9 +150,9 @@ class Server:
         closed = trio.Event()
         began = 0.0
         async with trio.open_nursery() as watching:
-            watching.start_soon(self._watch_clean_up, context, closed)
             try:
                 async with trio.open_nursery() as connections:
+                    watching.start_soon(self._watch_clean_up, context, connections.cancel_scope, closed)
                     async with trio.open_nursery() as accepting:
                         # In the startup's context, so that its context variables reach every request.
                         lifespan.context.run(
@@ -158,7 +163,6 @@ class Server:
                         context.draining.set()
                         accepting.cancel_scope.cancel()
                     began = trio.current_time()
-                    connections.cancel_scope.deadline = began + self._config.graceful_timeout
                     self._waited_for = len(context.running)
                     for connection in list(context.connections):
                         connection.drain()
@@ -190,13 +194,19 @@ class Server:
 
         await trio.serve_listeners(serve_one, listeners, handler_nursery=connections)
 
-    async def _watch_clean_up(self, context: ServerContext, closed: trio.Event) -> None:
-        """Report the application calls that do not end when they are cancelled, be it by `graceful_timeout` or not."""
+    async def _watch_clean_up(
+        self, context: ServerContext, connections: trio.CancelScope, closed: trio.Event
+    ) -> None:
+        """Cancel what does not end within `graceful_timeout`, and report the application calls that do not end then.
+
+        The report comes as well when it is somebody else who cancels.
+        """
         try:
             await context.draining.wait()
             await trio.sleep(self._config.graceful_timeout)
+            self._cancelled = len(context.running)  # before any of them knows
+            connections.cancel()
         finally:
-            self._cancelled = 0 if closed.is_set() else len(context.running)
             seconds = self._config.cleanup_timeout
             with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
                 await closed.wait()
@@ -205,16 +215,28 @@ class Server:
                     self._observer.application_stuck(exchange, seconds)
                 self._give_up()
 
+    def _report_stuck_lifespan(self, failure: LifespanFailed | None) -> None:
+        logger.warning(
+            "application still running %.1f s after it was cancelled, in its lifespan%s",
+            self._config.cleanup_timeout,
+            "" if failure is None else f": {failure}",
+        )
+        self._give_up()
+
 
 @contextmanager
 def unwrapped_errors() -> Iterator[None]:
-    """Raise an exception as it was raised, without the groups that nurseries put it in, if it is the only one."""
+    """Raise an exception as it was raised, without the groups that nurseries put it in, if it is the only one.
+
+    What was only cancelled for it does not count; if everything was only cancelled, one `Cancelled` says so.
+    """
     error: BaseException | None = None
     try:
         yield
     except BaseExceptionGroup as group:
-        error = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        cancelled, errors = group.split(trio.Cancelled)
+        error = cancelled if errors is None else errors
+        while isinstance(error, BaseExceptionGroup) and (errors is None or len(error.exceptions) == 1):
             error = error.exceptions[0]
     if error is not None:
         raise error
