@@ -399,6 +399,24 @@ async def test_http_client_pipelines_by_hand(server):
     await client.leave()
 
 
+async def test_shutdown_closes_idle_connections_at_once(server):
+    """Those that have had an answer, and those that have asked for nothing yet; no client need react."""
+    clients = [await server.connect() for _ in range(5)]
+    for client in clients:
+        await client.read_until(b'"crc": 0}')
+    silent = [await trio.open_tcp_stream("127.0.0.1", server.port) for _ in range(5)]
+    async with server.client() as client:
+        await client.get("/")  # by now the silent ones were accepted
+        with trio.fail_after(1):
+            await server.stop()
+    for client in clients:
+        assert await client.read_all() == b""
+        await client.leave()
+    for stream in silent:
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+
+
 # websockets
 
 

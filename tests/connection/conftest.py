@@ -1,8 +1,8 @@
 """What the tests of connections share: a server in memory, an observer that remembers, a stream like a socket's.
 
-Nothing here touches the network, and time is virtual: `autojump_clock` jumps when everybody waits. What holds for
-every test is checked when it ends, by `serve`: no bug of trigi's was reported, each exchange was reported once,
-every connection came to its end, and its stream was closed.
+Nothing here touches the network, and time is virtual: it jumps when everybody waits. What holds for every test is
+checked when it ends, by `serve`: no bug of trigi's was reported, each exchange was reported once, every connection
+came to its end, and its stream was closed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from trigi.testing import HTTPClient
 
 LONG = 100_000.0
 """Seconds after which whatever still waits would wait for ever: more than all timeouts of a test together."""
+
+
+def run_in_virtual_time(function, *, clock=None, instruments=()):
+    """As `trio.run`, with a clock that jumps when everybody waits: `pytest.mark.trio(run=run_in_virtual_time)`."""
+    clock = clock or trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(function, clock=clock, instruments=instruments)
 
 
 @dataclass
@@ -107,7 +113,7 @@ class ServedClient(HTTPClient):
 
 
 @pytest.fixture
-async def serve(autojump_clock):
+async def serve():
     """Begins to serve an application on one end of a memory stream, and gives a client on the other.
 
     Takes the application, settings, and: `pair`, which makes the two ends of the stream; `context`, to have several

@@ -18,6 +18,7 @@ from tests.connection.conftest import (
     hello,
     read_body,
     respond,
+    run_in_virtual_time,
     send_body,
     socket_like_pair,
     start,
@@ -25,6 +26,8 @@ from tests.connection.conftest import (
 from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
 from trigi._connection.transport import WRITE_SIZE
 from trigi.testing import IncompleteResponse
+
+pytestmark = pytest.mark.trio(run=run_in_virtual_time)
 
 FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
 DATE = re.compile(rb"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")

@@ -1,7 +1,7 @@
 """WebSockets, from the handshake to the close, between an application and the bytes on the wire.
 
 Numbers like WE-17 are those of the project's ASGI checklist. Time is virtual, and streams are in memory: those that
-`bounded_stream_pair` makes hold only so many bytes, as a kernel's buffers do, and can be reset.
+`socket_like_pair` makes hold only so many bytes, as a kernel's buffers do, and can be reset.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.uri import parse_uri
 
+from tests.connection.conftest import socket_like_pair
 from trigi._connection.context import Observer, ServerContext
 from trigi._connection.http1 import HTTP1Connection
 from trigi._connection.serve import serve_stream
@@ -48,6 +49,9 @@ HANDSHAKE = [
     KEY,
     (b"sec-websocket-version", b"13"),
 ]
+
+narrow_pair = partial(socket_like_pair, 1024)
+"""A connection that takes a small message or two, then a writer waits for the other side to read."""
 
 HANG = 10_000
 """Virtual seconds after which a test has failed."""
@@ -90,10 +94,11 @@ class Recorder(Observer):
 class Served:
     """One connection that is being served: the client's end of it, and the server's insides."""
 
-    def __init__(self, application, settings, stream, *, answers=True):
+    def __init__(self, application, settings, stream, server, *, answers=True):
         self.observer = Recorder()
         self.context = ServerContext(application, Config(**settings), observer=self.observer)
         self.stream = stream
+        self.server = server
         self.client = WebSocketClient(stream, answers=answers)
         self.http = HTTPClient(stream)
         self.finished = trio.Event()
@@ -109,18 +114,29 @@ class Served:
             await self.stream.receive_some(1)
         return waiting.cancelled_caught
 
-    def check(self):
-        """What must be true of any connection that is over."""
+    def check(self, *, fails=False):
+        """What must be true of any connection that is over. Its application fails only where a test wants it to."""
+        for failure in self.observer.failures:
+            if not fails or leaves(failure, AssertionError | pytest.fail.Exception):
+                raise failure
+        assert bool(self.observer.failures) == fails
         assert self.observer.bugs == []
         assert len(self.observer.ended) == len({id(each) for each in self.observer.ended})
         assert not self.context.running
         assert not self.context.connections
 
 
+def leaves(error, kind):
+    """What an exception or a group of them has of some kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each, kind)]
+    return [error] if isinstance(error, kind) else []
+
+
 @asynccontextmanager
-async def serving(application, *, streams=memory_stream_pair, answers=True, **settings):
+async def serving(application, *, streams=memory_stream_pair, answers=True, fails=False, **settings):
     client_end, server_end = streams()
-    served = Served(application, settings, client_end, answers=answers)
+    served = Served(application, settings, client_end, server_end, answers=answers)
 
     async def serve():
         await serve_stream(server_end, served.context)
@@ -133,82 +149,7 @@ async def serving(application, *, streams=memory_stream_pair, answers=True, **se
                 yield served
             finally:
                 await trio.aclose_forcefully(client_end)
-    served.check()
-
-
-class Pipe:
-    def __init__(self, capacity):
-        self.capacity = capacity
-        self.data = bytearray()
-        self.ended = self.broken = False
-        self.changed = trio.lowlevel.ParkingLot()
-
-    def end(self, *, broken):
-        self.ended = True
-        self.broken |= broken
-        self.changed.unpark_all()
-
-
-class BoundedStream(trio.abc.Stream):
-    """One end of a connection whose wires hold `capacity` bytes each."""
-
-    def __init__(self, incoming, outgoing):
-        self.incoming = incoming
-        self.outgoing = outgoing
-        self.closed = False
-        self.largest_write = 0
-
-    async def send_all(self, data):
-        self.largest_write = max(self.largest_write, len(data))
-        rest = memoryview(data)
-        await trio.lowlevel.checkpoint()
-        while True:
-            if self.closed:
-                raise trio.ClosedResourceError
-            if self.outgoing.ended:
-                raise trio.BrokenResourceError
-            room = self.outgoing.capacity - len(self.outgoing.data)
-            self.outgoing.data += rest[:room]
-            rest = rest[room:]
-            self.outgoing.changed.unpark_all()
-            if not rest:
-                return
-            await self.outgoing.changed.park()
-
-    async def wait_send_all_might_not_block(self):
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes=None):
-        await trio.lowlevel.checkpoint()
-        while True:
-            if self.closed:
-                raise trio.ClosedResourceError
-            if self.incoming.broken:
-                raise trio.BrokenResourceError
-            if self.incoming.data or self.incoming.ended:
-                size = len(self.incoming.data) if max_bytes is None else max_bytes
-                data = bytes(self.incoming.data[:size])
-                del self.incoming.data[:size]
-                self.incoming.changed.unpark_all()
-                return data
-            await self.incoming.changed.park()
-
-    def reset(self):
-        """Be gone, and let the other end know by an error."""
-        self.closed = True
-        self.incoming.end(broken=True)
-        self.outgoing.end(broken=True)
-
-    async def aclose(self):
-        self.closed = True
-        self.incoming.end(broken=False)
-        self.outgoing.end(broken=False)
-        await trio.lowlevel.checkpoint()
-
-
-def bounded_stream_pair(capacity=1024):
-    there, back = Pipe(capacity), Pipe(capacity)
-    return BoundedStream(back, there), BoundedStream(there, back)
+    served.check(fails=fails)
 
 
 def parse(data):
@@ -279,6 +220,13 @@ def before_accept(handler):
         await handler(receive, send)
 
     return application
+
+
+def sleep_for(seconds):
+    async def handler(receive, send):
+        await trio.sleep(seconds)
+
+    return handler
 
 
 async def echo(scope, receive, send):
@@ -397,7 +345,7 @@ class TestScope:
             scope["state"]["mine"] = 1
             states.append(scope["state"])
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             served.context.state["shared"] = 2
             for _ in range(2):
                 with pytest.raises(WebSocketRejected):
@@ -410,29 +358,29 @@ def without(*names):
     return [field for field in HANDSHAKE if field[0] not in names]
 
 
+BAD_HANDSHAKES = {
+    "no key": without(b"sec-websocket-key"),
+    "two keys": [*HANDSHAKE, KEY],
+    "short key": [*without(b"sec-websocket-key"), (b"sec-websocket-key", b"c2hvcnQ=")],
+    "no token as subprotocol": [*HANDSHAKE, (b"sec-websocket-protocol", b"a b")],
+    "no extension": [*HANDSHAKE, (b"sec-websocket-extensions", b"=")],
+}
+
+
 class TestBadHandshakes:
     """WE-47; behaviour, section 7. The application is not called."""
-
-    BAD = {
-        "no key": without(b"sec-websocket-key"),
-        "two keys": [*HANDSHAKE, KEY],
-        "short key": [*without(b"sec-websocket-key"), (b"sec-websocket-key", b"c2hvcnQ=")],
-        "no token as subprotocol": [*HANDSHAKE, (b"sec-websocket-protocol", b"a b")],
-        "no extension": [*HANDSHAKE, (b"sec-websocket-extensions", b"=")],
-    }
 
     @staticmethod
     async def never(scope, receive, send):
         raise AssertionError("called")
 
-    @pytest.mark.parametrize("fields", BAD.values(), ids=BAD)
+    @pytest.mark.parametrize("fields", BAD_HANDSHAKES.values(), ids=BAD_HANDSHAKES)
     async def test_400(self, fields):
         async with serving(self.never) as served:
             response = await served.http.fetch(headers=fields)
             assert response.status == 400
             assert response.body == b"400 Bad Request\n"
             assert len(served.observer.refused) == len(served.observer.ended) == 1
-            assert served.observer.failures == []
 
     async def test_400_for_another_method(self):
         async with serving(self.never) as served:
@@ -458,14 +406,14 @@ class TestBadHandshakes:
     async def test_the_connection_can_be_used_again(self):
         """The bad request was a whole request all the same."""
         async with serving(echo) as served:
-            assert (await served.http.fetch(headers=self.BAD["no key"])).status == 400
+            assert (await served.http.fetch(headers=BAD_HANDSHAKES["no key"])).status == 400
             await served.client.connect()
             await served.client.send("hello")
             assert await served.client.receive() == "hello"
 
     async def test_client_that_has_left_is_not_answered(self):
         async with serving(self.never) as served:
-            await served.stream.send_all(request(self.BAD["no key"]))
+            await served.stream.send_all(request(BAD_HANDSHAKES["no key"]))
             await served.stream.aclose()
             await served.finished.wait()
             assert len(served.observer.ended) == 1
@@ -583,7 +531,6 @@ class TestAccept:
             await served.client.connect()
             assert await served.client.receive() == "hello"
             await served.client.close()
-            assert served.observer.failures == []
 
     async def test_frames_that_came_with_the_request(self):
         """The reader of requests may have read them already: none is lost."""
@@ -623,15 +570,13 @@ class TestAccept:
             await send({"type": "websocket.send", "text": str(len(message["bytes"]))})
             await receive()
 
-        streams = partial(bounded_stream_pair, 4096)
+        streams = partial(socket_like_pair, 4096)
         async with serving(application, streams=streams, pipelined_size_limit=8192) as served:
             async with trio.open_nursery() as nursery:
                 early = encode_frame(BINARY, bytes(1_000_000))
                 nursery.start_soon(partial(served.client.send_request, early_data=early))
-                with pytest.raises(trio.TooSlowError), trio.fail_after(1000):
-                    while not served.stream.outgoing.ended:  # it never is: the server has stopped reading
-                        await trio.sleep(1)
-                assert len(served.stream.outgoing.data) == 4096
+                await trio.sleep(1000)
+                assert served.server.unread == 4096  # the server has stopped reading
                 go.set()
                 await served.client.receive_answer()
             assert await served.client.receive() == "1000000"
@@ -659,14 +604,13 @@ class TestAccept:
                 await trio.sleep(1)  # the client takes nothing yet, so that the accept is under way
                 nursery.start_soon(send, {"type": "websocket.send", "text": "hello"})
 
-        async with serving(application, streams=partial(bounded_stream_pair, 16)) as served:
+        async with serving(application, streams=partial(socket_like_pair, 16)) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
                 await trio.sleep(10)
                 await served.client.receive_answer()
             assert await served.client.receive() == "hello"
             await served.client.close()
-            assert served.observer.failures == []
 
 
 class TestRefusal:
@@ -689,7 +633,6 @@ class TestRefusal:
             assert rejected.value.body == b"403 Forbidden\n"
             await wait_all_tasks_blocked()
             assert received == [LOST] * 2
-            assert served.observer.failures == []
             assert [each.status for each in served.observer.ended] == [403]
 
     async def test_the_connection_lives_on_after_a_403(self):
@@ -732,7 +675,7 @@ class TestRefusal:
         async def application(receive, send):
             raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             with pytest.raises(WebSocketRejected) as rejected:
                 await served.client.connect()
             assert rejected.value.status == 500
@@ -745,7 +688,7 @@ class TestRefusal:
         async def application(receive, send):
             pass
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             with pytest.raises(WebSocketRejected) as rejected:
                 await served.client.connect()
             assert rejected.value.status == 500
@@ -790,7 +733,6 @@ class TestRefusal:
             left = trio.current_time()
             await served.finished.wait()
         assert told == [(LOST, left)] * 2
-        assert served.observer.failures == []
         (exchange,) = served.observer.ended
         assert (exchange.status, exchange.complete) == (None, False)
 
@@ -809,7 +751,7 @@ class TestRefusal:
 
         for leave in ("aclose", "reset"):
             outcomes.clear()
-            async with serving(application, streams=bounded_stream_pair) as served:
+            async with serving(application, streams=narrow_pair) as served:
                 await served.client.send_request()
                 await trio.sleep(1)  # both tasks are awake at the same time now
                 if leave == "reset":
@@ -818,7 +760,6 @@ class TestRefusal:
                     await served.stream.aclose()
                 await served.finished.wait()
             assert outcomes[-1] == LOST
-            assert served.observer.failures == []
             assert len(served.observer.ended) == 1
 
     async def test_client_that_takes_no_answer(self):
@@ -834,13 +775,12 @@ class TestRefusal:
             outcomes.append(await receive())
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 16), write_timeout=3, pipelined_size_limit=1
+            application, streams=partial(socket_like_pair, 16), write_timeout=3, pipelined_size_limit=1
         ) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
             await served.finished.wait()
         assert outcomes == [3, LOST]
-        assert served.observer.failures == []
 
     @pytest.mark.parametrize("seconds", [0, 1])
     async def test_accept_cancelled_by_the_application(self, seconds):
@@ -857,19 +797,19 @@ class TestRefusal:
             await send(CLOSE_IT)
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 16), disconnect_grace=inf
+            application, streams=partial(socket_like_pair, 16), disconnect_grace=inf
         ) as served:
             await served.client.send_request()
             await served.finished.wait()
         assert outcomes == [LOST]
-        assert served.observer.failures == []
         assert len(served.observer.ended) == 1
+
+
+DENIAL_BODY = {"type": "websocket.http.response.body"}
 
 
 class TestDenial:
     """The extension websocket.http.response."""
-
-    BODY = {"type": "websocket.http.response.body"}
 
     async def test_response_with_status_headers_and_body(self):
         """ED-01, ED-07."""
@@ -879,7 +819,7 @@ class TestDenial:
         async def application(receive, send):
             fields = [(b"x-b", b"1"), (b"X-A", b"2"), (b"x-b", b"3"), (b"content-length", b"4")]
             await send({**DENY, "headers": iter(fields)})
-            await send({**self.BODY, "body": b"nope"})
+            await send({**DENIAL_BODY, "body": b"nope"})
             received.append(await receive())
 
         async with serving(application) as served:
@@ -896,7 +836,6 @@ class TestDenial:
             assert await served.http.rest() == b""
             await served.finished.wait()
             assert received == [LOST]
-            assert served.observer.failures == []
             assert [(each.status, each.complete) for each in served.observer.ended] == [(401, True)]
 
     async def test_parts_of_the_body_are_flushed(self):
@@ -907,11 +846,11 @@ class TestDenial:
         async def application(receive, send):
             await send(DENY)
             async with turn(0):
-                await send({**self.BODY, "body": b"one", "more_body": True})
+                await send({**DENIAL_BODY, "body": b"one", "more_body": True})
             async with turn(2):
-                await send({**self.BODY, "body": b"two", "more_body": True})
+                await send({**DENIAL_BODY, "body": b"two", "more_body": True})
             async with turn(4):
-                await send({**self.BODY, "body": b"three", "more_body": False})
+                await send({**DENIAL_BODY, "body": b"three", "more_body": False})
 
         async with serving(application) as served:
             await served.http.request(headers=HANDSHAKE)
@@ -930,7 +869,7 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send(DENY)
-            await send(self.BODY)
+            await send(DENIAL_BODY)
 
         async with serving(application) as served:
             response = await served.http.fetch(headers=HANDSHAKE)
@@ -942,7 +881,7 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send({**DENY, "status": 200})
-            await send({**self.BODY, "body": b"fine"})
+            await send({**DENIAL_BODY, "body": b"fine"})
 
         async with serving(application) as served:
             response = await served.http.fetch(headers=HANDSHAKE)
@@ -954,7 +893,7 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send({**DENY, "trailers": True})
-            await send({**self.BODY, "body": b"nope"})
+            await send({**DENIAL_BODY, "body": b"nope"})
 
         async with serving(application) as served:
             assert (await served.http.fetch(headers=HANDSHAKE)).body == b"nope"
@@ -973,11 +912,10 @@ class TestDenial:
             await send(DENY)
             with pytest.raises(UnexpectedMessage, match="DENIAL_BODY"):
                 await send(message)
-            await send({**self.BODY, "body": b"nope"})
+            await send({**DENIAL_BODY, "body": b"nope"})
 
         async with serving(application) as served:
             assert (await served.http.fetch(headers=HANDSHAKE)).body == b"nope"
-            assert served.observer.failures == []
 
     async def test_body_before_start(self):
         """ED-05."""
@@ -985,7 +923,7 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             with pytest.raises(UnexpectedMessage, match="CONNECTING"):
-                await send(self.BODY)
+                await send(DENIAL_BODY)
             await send(ACCEPT)
 
         async with serving(application) as served:
@@ -1017,14 +955,16 @@ class TestDenial:
         async with serving(application) as served:
             await served.client.connect()
 
-    @pytest.mark.parametrize("message", [{**BODY, "body": "str"}, {**BODY, "more_body": 1}], ids=str)
+    @pytest.mark.parametrize(
+        "message", [{**DENIAL_BODY, "body": "str"}, {**DENIAL_BODY, "more_body": 1}], ids=str
+    )
     async def test_invalid_body(self, message):
         @before_accept
         async def application(receive, send):
             await send(DENY)
             with pytest.raises(InvalidMessage, match=r"^websocket\.http\.response\.body: "):
                 await send(message)
-            await send({**self.BODY, "body": b"nope"})
+            await send({**DENIAL_BODY, "body": b"nope"})
 
         async with serving(application) as served:
             assert (await served.http.fetch(headers=HANDSHAKE)).body == b"nope"
@@ -1034,7 +974,7 @@ class TestDenial:
 
         @accepting
         async def application(receive, send):
-            for message in (DENY, self.BODY):
+            for message in (DENY, DENIAL_BODY):
                 with pytest.raises(UnexpectedMessage, match="OPEN"):
                     await send(message)
             await send({"type": "websocket.send", "text": "still here"})
@@ -1050,10 +990,10 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send({**DENY, "headers": [(b"content-length", b"10")]})
-            await send({**self.BODY, "body": body[:1], "more_body": True})
-            await send({**self.BODY, "body": body[1:]})
+            await send({**DENIAL_BODY, "body": body[:1], "more_body": True})
+            await send({**DENIAL_BODY, "body": body[1:]})
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.http.request(headers=HANDSHAKE)
             await served.http.head()
             assert len(await served.http.rest()) < 10
@@ -1068,7 +1008,7 @@ class TestDenial:
         async def application(receive, send):
             await send(DENY)
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             assert (await served.http.fetch(headers=HANDSHAKE)).status == 500
             (error,) = served.observer.failures
             assert "DENIAL_BODY" in str(error)
@@ -1080,11 +1020,11 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send(DENY)
-            await send({**self.BODY, "body": b"begun", "more_body": True})
+            await send({**DENIAL_BODY, "body": b"begun", "more_body": True})
             if raises:
                 raise ValueError
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.http.request(headers=HANDSHAKE)
             await served.http.head()
             assert await served.http.data() == b"begun"
@@ -1098,10 +1038,10 @@ class TestDenial:
         @before_accept
         async def application(receive, send):
             await send(DENY)
-            await send({**self.BODY, "body": b"begun", "more_body": True})
+            await send({**DENIAL_BODY, "body": b"begun", "more_body": True})
             told.append(await receive())
             with pytest.raises(ClientDisconnected):
-                await send(self.BODY)
+                await send(DENIAL_BODY)
 
         async with serving(application) as served:
             await served.http.request(headers=HANDSHAKE)
@@ -1109,7 +1049,6 @@ class TestDenial:
             await served.http.aclose()
             await served.finished.wait()
         assert told == [LOST]
-        assert served.observer.failures == []
 
 
 class TestMessages:
@@ -1233,10 +1172,8 @@ class TestMessages:
                     for i in range(50):
                         await send({"type": "websocket.send", "text": f"tick {i}"})
                         await trio.sleep(1)
-                    nursery.cancel_scope.cancel()
 
-                while True:
-                    message = await receive()
+                while (message := await receive())["type"] == "websocket.receive":
                     await send({"type": "websocket.send", "text": f"got {message['text']}"})
 
         async with serving(application, websocket_ping_interval=inf) as served:
@@ -1253,6 +1190,7 @@ class TestMessages:
 
                 while len(heard) < 70:
                     heard.append(await client.receive())
+            await client.close()
         assert [each for each in heard if each.startswith("tick")] == [f"tick {i}" for i in range(50)]
         assert [each for each in heard if each.startswith("got")] == [f"got {i}" for i in range(20)]
 
@@ -1270,7 +1208,7 @@ class TestMessages:
                         for i in range(20):
                             await send({"type": "websocket.send", "text": f"{name}{i}" + 500 * name})
 
-        async with serving(application, streams=partial(bounded_stream_pair, 100)) as served:
+        async with serving(application, streams=partial(socket_like_pair, 100)) as served:
             await served.client.connect(deflate=deflate)
             heard = [await served.client.receive() for _ in range(60)]
             await served.client.close()
@@ -1349,7 +1287,7 @@ class TestMessages:
 
         async with serving(application) as served:
             await served.client.connect()
-            await served.client.close()
+            assert (await served.client.wait_closed()).code == 1000
         assert len(beats) >= 50
 
     async def test_another_client_with_compression(self):
@@ -1384,6 +1322,7 @@ class TestMessages:
             protocol.send_close(1001)
             await flush()
             await receive()
+            protocol.receive_eof()
             assert (protocol.close_code, protocol.close_rcvd.code) == (1001, 1001)
 
 
@@ -1436,7 +1375,6 @@ class TestClosing:
             assert closed.code == code
             await served.finished.wait()
         assert log.messages == [{"type": "websocket.disconnect", "code": code, "reason": reason}]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [True]
 
     async def test_by_the_client_without_a_code(self):
@@ -1454,8 +1392,7 @@ class TestClosing:
 
         @accepting
         async def application(receive, send):
-            for _ in range(3):
-                log.append(await receive())
+            log.extend([await receive() for _ in range(3)])
 
         async with serving(application) as served:
             await served.client.connect()
@@ -1499,7 +1436,6 @@ class TestClosing:
             text("two"),
             {"type": "websocket.disconnect", "code": 4001, "reason": "bye"},
         ]
-        assert served.observer.failures == []
 
     async def test_messages_and_a_ping_of_a_client_that_does_not_stay_for_the_answer(self):
         """WE-54."""
@@ -1530,7 +1466,7 @@ class TestClosing:
         async def application(receive, send):
             told.append((await receive(), trio.current_time()))
 
-        async with serving(application, streams=bounded_stream_pair) as served:
+        async with serving(application, streams=narrow_pair) as served:
             await served.client.connect()
             await trio.sleep(3)
             if leave == "reset":
@@ -1540,7 +1476,6 @@ class TestClosing:
             left = trio.current_time()
             await served.finished.wait()
         assert told == [(LOST, left)]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [False]
 
     @pytest.mark.parametrize(
@@ -1571,7 +1506,6 @@ class TestClosing:
             await served.finished.wait()
         told = {"type": "websocket.disconnect", "code": code, "reason": message.get("reason") or ""}
         assert log == [told, told]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [True]
 
     async def test_a_waiting_receive_learns_of_the_applications_close_after_it_was_sent(self):
@@ -1665,7 +1599,6 @@ class TestClosing:
         async with serving(application) as served:
             await served.client.connect()
             assert (await served.client.close(4001)).code == 4001
-        assert served.observer.failures == []
 
     @pytest.mark.parametrize("answer", [4003, 1005])
     async def test_the_applications_code_stands_whatever_the_client_answers(self, answer):
@@ -1679,7 +1612,7 @@ class TestClosing:
             await trio.sleep(100)  # what comes after its own close is the application's business
             outcomes.append("not cancelled")
 
-        async with serving(application, streams=partial(bounded_stream_pair, 8)) as served:
+        async with serving(application, streams=partial(socket_like_pair, 8)) as served:
             await open_raw(served.stream)
             payload = b"" if answer == 1005 else close_payload(answer)
             await served.stream.send_all(encode_frame(CLOSE, payload)[:8])
@@ -1755,26 +1688,24 @@ class TestClosing:
                     await send(CLOSE_IT)
                 outcomes.append(trio.current_time() - began)
 
-        async with serving(application, streams=bounded_stream_pair, websocket_close_timeout=7) as served:
+        async with serving(application, streams=narrow_pair, websocket_close_timeout=7) as served:
             await served.client.connect()
             await served.finished.wait()
         assert outcomes == [7]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [False]
 
     async def test_application_returns(self):
         """WE-34: 1000."""
-        async with serving(accepting(lambda receive, send: trio.sleep(1))) as served:
+        async with serving(accepting(sleep_for(1))) as served:
             await served.client.connect()
             closed = await served.client.wait_closed()
             assert (closed.code, closed.reason) == (1000, "")
             await served.client.wait_end()
             await served.finished.wait()
-            assert served.observer.failures == []
 
     async def test_application_returns_while_a_flood_is_unread(self):
         """The reader does not hang on a queue that nobody will empty."""
-        async with serving(accepting(lambda receive, send: trio.sleep(5)), websocket_queue_size=1) as served:
+        async with serving(accepting(sleep_for(5)), websocket_queue_size=1) as served:
             client = served.client
             await client.connect()
             for i in range(100):
@@ -1791,7 +1722,7 @@ class TestClosing:
         async def application(receive, send):
             raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             closed = await served.client.wait_closed()
             assert (closed.code, closed.reason) == (1011, "")
@@ -1806,7 +1737,7 @@ class TestClosing:
                 nursery.start_soon(trio.sleep_forever)
                 raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 1011
             (group,) = served.observer.failures
@@ -1820,7 +1751,7 @@ class TestClosing:
         async def application(receive, send):
             raise error
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 1011
             assert [type(each) for each in served.observer.failures] == [error]
@@ -1831,7 +1762,7 @@ class TestClosing:
             await send({**CLOSE_IT, "code": 4001})
             raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 4001
             await served.client.wait_end()
@@ -1843,7 +1774,7 @@ class TestClosing:
             await receive()
             raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.close(4001)).code == 4001
             await served.finished.wait()
@@ -1858,14 +1789,13 @@ class TestClosing:
                     await receive()
                 nursery.cancel_scope.cancel()
 
-        async with serving(application, streams=partial(bounded_stream_pair, 1), websocket_close_timeout=7) as (
+        async with serving(application, streams=partial(socket_like_pair, 1), websocket_close_timeout=7) as (
             served
         ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
                 await open_answer(served.stream)
             await served.finished.wait()
-            assert served.observer.failures == []
             assert [each.complete for each in served.observer.ended] == [False]
 
 
@@ -1911,7 +1841,6 @@ class TestProtocolErrors:
         }
         assert len(log.messages) == 2
         assert log.messages[1]["reason"]
-        assert served.observer.failures == []
 
     async def test_send_raises_from_then_on(self):
         outcomes = []
@@ -1992,21 +1921,16 @@ class TestDisconnect:
             left = trio.current_time()
             await served.finished.wait()
         assert times == [left + 5, left + 7]
-        assert served.observer.failures == []
 
     async def test_grace_of_nothing(self):
-        async with serving(
-            accepting(lambda receive, send: trio.sleep_forever()), disconnect_grace=0
-        ) as served:
+        async with serving(accepting(sleep_for(inf)), disconnect_grace=0) as served:
             await served.client.connect()
             await served.client.aclose()
             await served.finished.wait()
         assert trio.current_time() == 0
 
     async def test_grace_without_end(self):
-        async with serving(
-            accepting(lambda receive, send: trio.sleep(1000)), disconnect_grace=inf
-        ) as served:
+        async with serving(accepting(sleep_for(1000)), disconnect_grace=inf) as served:
             await served.client.connect()
             await served.client.aclose()
             await served.finished.wait()
@@ -2025,13 +1949,12 @@ class TestDisconnect:
         assert trio.current_time() == 77
 
     async def test_before_accept(self):
-        async with serving(before_accept(lambda receive, send: trio.sleep_forever())) as served:
+        async with serving(before_accept(sleep_for(inf))) as served:
             await served.client.send_request()
             await trio.sleep(1)
             await served.client.aclose()
             await served.finished.wait()
             assert trio.current_time() == 6
-            assert served.observer.failures == []
 
     async def test_own_close_does_not_cancel(self):
         """Behaviour 1.3: nobody has left, so what the application does then is its own business."""
@@ -2081,7 +2004,6 @@ class TestDisconnect:
             await served.client.connect()
             await served.client.aclose()
             await served.finished.wait()
-            assert served.observer.failures == []
 
     async def test_what_else_is_in_the_group_is_logged(self):
         @accepting
@@ -2091,7 +2013,7 @@ class TestDisconnect:
                 nursery.start_soon(send, {"type": "websocket.send", "text": "x"})
                 raise ValueError("mine")
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             await served.client.aclose()
             await served.finished.wait()
@@ -2099,60 +2021,63 @@ class TestDisconnect:
             assert [str(each) for each in group.exceptions] == ["mine"]
 
 
+INVALID_BEFORE_ACCEPT = {
+    "WX-01": ({"type": "websocket.send", "text": "x"}, UnexpectedMessage),
+    "WX-03": ({"type": "websocket.unknown"}, UnexpectedMessage),
+    "WX-05": ({}, InvalidMessage),
+    "type int": ({"type": 1}, InvalidMessage),
+    "WX-14": ({"type": "http.response.start", "status": 200}, UnexpectedMessage),
+    "WX-16": (["websocket.accept"], InvalidMessage),
+    "None": (None, InvalidMessage),
+    "WX-17": ({**ACCEPT, "subprotocol": b"one"}, InvalidMessage),
+    "WX-18": ({**ACCEPT, "headers": [("x", "y")]}, InvalidMessage),
+    "headers None": ({**ACCEPT, "headers": None}, InvalidMessage),
+    "CR LF": ({**ACCEPT, "headers": [(b"x", b"a\r\nb: c")]}, InvalidMessage),
+    "WX-19": ({**ACCEPT, "headers": [(b"Sec-WebSocket-Protocol", b"one")]}, InvalidMessage),
+    "WX-20": ({**ACCEPT, "headers": [(b":status", b"200")]}, InvalidMessage),
+    "upgrade": ({**ACCEPT, "headers": [(b"upgrade", b"x")]}, InvalidMessage),
+    "connection": ({**ACCEPT, "headers": [(b"connection", b"x")]}, InvalidMessage),
+    "accept": ({**ACCEPT, "headers": [(b"sec-websocket-accept", b"x")]}, InvalidMessage),
+    "extensions": ({**ACCEPT, "headers": [(b"sec-websocket-extensions", b"x")]}, InvalidMessage),
+    "content-length": ({**ACCEPT, "headers": [(b"content-length", b"0")]}, InvalidMessage),
+    "transfer-encoding": ({**ACCEPT, "headers": [(b"transfer-encoding", b"chunked")]}, InvalidMessage),
+    "WX-23": ({**ACCEPT, "subprotocol": "two"}, InvalidMessage),
+    "empty subprotocol": ({**ACCEPT, "subprotocol": ""}, InvalidMessage),
+    "WX-12": ({**CLOSE_IT, "code": "1000"}, InvalidMessage),
+    "WX-13": ({**CLOSE_IT, "reason": b"x"}, InvalidMessage),
+}
+
+
+INVALID_AFTER_ACCEPT = {
+    "WX-02": (ACCEPT, UnexpectedMessage),
+    "WX-04": ({"type": "websocket.unknown"}, UnexpectedMessage),
+    "WX-05": ({}, InvalidMessage),
+    "WX-06": ({"type": "websocket.send", "text": "x", "bytes": b"x"}, InvalidMessage),
+    "both empty": ({"type": "websocket.send", "text": "", "bytes": b""}, InvalidMessage),
+    "WX-07": ({"type": "websocket.send"}, InvalidMessage),
+    "WX-08": ({"type": "websocket.send", "text": None, "bytes": None}, InvalidMessage),
+    "WX-09": ({"type": "websocket.send", "text": b"x"}, InvalidMessage),
+    "WX-10": ({"type": "websocket.send", "bytes": "x"}, InvalidMessage),
+    "WX-11": ({"type": "websocket.send", "text": 1}, InvalidMessage),
+    "surrogate": ({"type": "websocket.send", "text": "\ud800"}, InvalidMessage),
+    "WX-12": ({**CLOSE_IT, "code": "1000"}, InvalidMessage),
+    "code None": ({**CLOSE_IT, "code": None}, InvalidMessage),
+    "code 1005": ({**CLOSE_IT, "code": 1005}, InvalidMessage),
+    "code 1006": ({**CLOSE_IT, "code": 1006}, InvalidMessage),
+    "code 1015": ({**CLOSE_IT, "code": 1015}, InvalidMessage),
+    "code 999": ({**CLOSE_IT, "code": 999}, InvalidMessage),
+    "code 5000": ({**CLOSE_IT, "code": 5000}, InvalidMessage),
+    "WX-13": ({**CLOSE_IT, "reason": b"x"}, InvalidMessage),
+    "reason surrogate": ({**CLOSE_IT, "reason": "\ud800"}, InvalidMessage),
+    "WX-15": ({"type": "http.response.start", "status": 200}, UnexpectedMessage),
+    "ED-09": (DENY, UnexpectedMessage),
+}
+
+
 class TestInvalidMessages:
     """Each raises at its send(), leaves the state as it was, and nothing of it on the wire (WX-21)."""
 
-    BEFORE_ACCEPT = {
-        "WX-01": ({"type": "websocket.send", "text": "x"}, UnexpectedMessage),
-        "WX-03": ({"type": "websocket.unknown"}, UnexpectedMessage),
-        "WX-05": ({}, InvalidMessage),
-        "type int": ({"type": 1}, InvalidMessage),
-        "WX-14": ({"type": "http.response.start", "status": 200}, UnexpectedMessage),
-        "WX-16": (["websocket.accept"], InvalidMessage),
-        "None": (None, InvalidMessage),
-        "WX-17": ({**ACCEPT, "subprotocol": b"one"}, InvalidMessage),
-        "WX-18": ({**ACCEPT, "headers": [("x", "y")]}, InvalidMessage),
-        "headers None": ({**ACCEPT, "headers": None}, InvalidMessage),
-        "CR LF": ({**ACCEPT, "headers": [(b"x", b"a\r\nb: c")]}, InvalidMessage),
-        "WX-19": ({**ACCEPT, "headers": [(b"Sec-WebSocket-Protocol", b"one")]}, InvalidMessage),
-        "WX-20": ({**ACCEPT, "headers": [(b":status", b"200")]}, InvalidMessage),
-        "upgrade": ({**ACCEPT, "headers": [(b"upgrade", b"x")]}, InvalidMessage),
-        "connection": ({**ACCEPT, "headers": [(b"connection", b"x")]}, InvalidMessage),
-        "accept": ({**ACCEPT, "headers": [(b"sec-websocket-accept", b"x")]}, InvalidMessage),
-        "extensions": ({**ACCEPT, "headers": [(b"sec-websocket-extensions", b"x")]}, InvalidMessage),
-        "content-length": ({**ACCEPT, "headers": [(b"content-length", b"0")]}, InvalidMessage),
-        "transfer-encoding": ({**ACCEPT, "headers": [(b"transfer-encoding", b"chunked")]}, InvalidMessage),
-        "WX-23": ({**ACCEPT, "subprotocol": "two"}, InvalidMessage),
-        "empty subprotocol": ({**ACCEPT, "subprotocol": ""}, InvalidMessage),
-        "WX-12": ({**CLOSE_IT, "code": "1000"}, InvalidMessage),
-        "WX-13": ({**CLOSE_IT, "reason": b"x"}, InvalidMessage),
-    }
-    AFTER_ACCEPT = {
-        "WX-02": (ACCEPT, UnexpectedMessage),
-        "WX-04": ({"type": "websocket.unknown"}, UnexpectedMessage),
-        "WX-05": ({}, InvalidMessage),
-        "WX-06": ({"type": "websocket.send", "text": "x", "bytes": b"x"}, InvalidMessage),
-        "both empty": ({"type": "websocket.send", "text": "", "bytes": b""}, InvalidMessage),
-        "WX-07": ({"type": "websocket.send"}, InvalidMessage),
-        "WX-08": ({"type": "websocket.send", "text": None, "bytes": None}, InvalidMessage),
-        "WX-09": ({"type": "websocket.send", "text": b"x"}, InvalidMessage),
-        "WX-10": ({"type": "websocket.send", "bytes": "x"}, InvalidMessage),
-        "WX-11": ({"type": "websocket.send", "text": 1}, InvalidMessage),
-        "surrogate": ({"type": "websocket.send", "text": "\ud800"}, InvalidMessage),
-        "WX-12": ({**CLOSE_IT, "code": "1000"}, InvalidMessage),
-        "code None": ({**CLOSE_IT, "code": None}, InvalidMessage),
-        "code 1005": ({**CLOSE_IT, "code": 1005}, InvalidMessage),
-        "code 1006": ({**CLOSE_IT, "code": 1006}, InvalidMessage),
-        "code 1015": ({**CLOSE_IT, "code": 1015}, InvalidMessage),
-        "code 999": ({**CLOSE_IT, "code": 999}, InvalidMessage),
-        "code 5000": ({**CLOSE_IT, "code": 5000}, InvalidMessage),
-        "WX-13": ({**CLOSE_IT, "reason": b"x"}, InvalidMessage),
-        "reason surrogate": ({**CLOSE_IT, "reason": "\ud800"}, InvalidMessage),
-        "WX-15": ({"type": "http.response.start", "status": 200}, UnexpectedMessage),
-        "ED-09": (DENY, UnexpectedMessage),
-    }
-
-    @pytest.mark.parametrize(("message", "error"), BEFORE_ACCEPT.values(), ids=BEFORE_ACCEPT)
+    @pytest.mark.parametrize(("message", "error"), INVALID_BEFORE_ACCEPT.values(), ids=INVALID_BEFORE_ACCEPT)
     async def test_before_accept(self, message, error):
         @before_accept
         async def application(receive, send):
@@ -2166,9 +2091,8 @@ class TestInvalidMessages:
             assert served.client.subprotocol == "one"
             assert await served.client.receive() == "went on"
             assert (await served.client.wait_closed()).code == 1000
-            assert served.observer.failures == []
 
-    @pytest.mark.parametrize(("message", "error"), BEFORE_ACCEPT.values(), ids=BEFORE_ACCEPT)
+    @pytest.mark.parametrize(("message", "error"), INVALID_BEFORE_ACCEPT.values(), ids=INVALID_BEFORE_ACCEPT)
     async def test_before_accept_and_let_through(self, message, error):
         """WX-24: 500, and the server lives on."""
 
@@ -2176,14 +2100,14 @@ class TestInvalidMessages:
         async def application(receive, send):
             await send(message)
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             with pytest.raises(WebSocketRejected) as rejected:
                 await served.client.connect(subprotocols=["one"])
             assert rejected.value.status == 500
             assert [type(each) for each in served.observer.failures] == [error]
 
     @pytest.mark.parametrize("deflate", [False, True])
-    @pytest.mark.parametrize(("message", "error"), AFTER_ACCEPT.values(), ids=AFTER_ACCEPT)
+    @pytest.mark.parametrize(("message", "error"), INVALID_AFTER_ACCEPT.values(), ids=INVALID_AFTER_ACCEPT)
     async def test_after_accept(self, message, error, deflate):
         @accepting
         async def application(receive, send):
@@ -2198,15 +2122,14 @@ class TestInvalidMessages:
             assert await served.client.receive() == "before " * 20
             assert await served.client.receive() == "after " * 20
             assert (await served.client.wait_closed()).code == 4001
-            assert served.observer.failures == []
 
-    @pytest.mark.parametrize(("message", "error"), AFTER_ACCEPT.values(), ids=AFTER_ACCEPT)
+    @pytest.mark.parametrize(("message", "error"), INVALID_AFTER_ACCEPT.values(), ids=INVALID_AFTER_ACCEPT)
     async def test_after_accept_and_let_through(self, message, error):
         @accepting
         async def application(receive, send):
             await send(message)
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 1011
             assert [type(each) for each in served.observer.failures] == [error]
@@ -2226,7 +2149,7 @@ class TestBackpressure:
         message = bytes(50_000)
         async with serving(
             application,
-            streams=partial(bounded_stream_pair, 10_000),
+            streams=partial(socket_like_pair, 10_000),
             websocket_queue_size=4,
             websocket_ping_interval=inf,
         ) as served:
@@ -2261,7 +2184,7 @@ class TestBackpressure:
             log.extend(await receive_all(receive))
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 10_000), websocket_queue_size=size
+            application, streams=partial(socket_like_pair, 10_000), websocket_queue_size=size
         ) as served:
             await served.client.connect()
             await served.stream.send_all(encode_frame(TEXT, b"x") * 100)
@@ -2281,7 +2204,7 @@ class TestBackpressure:
                 progress.append(i)
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 15_000), websocket_ping_interval=inf
+            application, streams=partial(socket_like_pair, 15_000), websocket_ping_interval=inf
         ) as served:
             await served.client.connect()
             await trio.sleep(20)
@@ -2290,7 +2213,7 @@ class TestBackpressure:
                 assert await served.client.receive() == bytes(10_000)
             assert (await served.client.wait_closed()).code == 1000
 
-    @pytest.mark.parametrize("streams", [bounded_stream_pair, trio.testing.lockstep_stream_pair])
+    @pytest.mark.parametrize("streams", [narrow_pair, trio.testing.lockstep_stream_pair])
     async def test_write_timeout(self, streams):
         """A client that takes nothing is given up."""
         outcomes = []
@@ -2312,7 +2235,6 @@ class TestBackpressure:
             await served.client.connect()
             await served.finished.wait()
         assert outcomes == [9, LOST]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [False]
 
     async def test_write_timeout_of_an_answer(self):
@@ -2325,7 +2247,7 @@ class TestBackpressure:
 
         async with serving(
             application,
-            streams=partial(bounded_stream_pair, 100),
+            streams=partial(socket_like_pair, 100),
             write_timeout=9,
             websocket_ping_interval=inf,
         ) as served:
@@ -2344,7 +2266,7 @@ class TestBackpressure:
             told.append((await receive(), trio.current_time()))
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 1), write_timeout=3, websocket_ping_interval=20
+            application, streams=partial(socket_like_pair, 1), write_timeout=3, websocket_ping_interval=20
         ) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
@@ -2355,7 +2277,7 @@ class TestBackpressure:
     async def test_two_who_only_talk(self):
         """An echo, and a client that sends and never reads: given up, not for ever in each other's way."""
         async with serving(
-            echo, streams=partial(bounded_stream_pair, 1000), websocket_queue_size=1, write_timeout=9
+            echo, streams=partial(socket_like_pair, 1000), websocket_queue_size=1, write_timeout=9
         ) as served:
             await served.client.connect()
             with pytest.raises(trio.BrokenResourceError):
@@ -2363,7 +2285,6 @@ class TestBackpressure:
                     await served.client.send("x" * 500)
             await served.finished.wait()
             assert trio.current_time() == 9
-            assert served.observer.failures == []
 
 
 class TestKeepAlive:
@@ -2381,7 +2302,6 @@ class TestKeepAlive:
             await served.client.connect()
             await served.finished.wait()
         assert told == [(LOST, 27)]
-        assert served.observer.failures == []
 
     async def test_pings_are_answered_by_a_client_that_lives(self):
         """WE-49, WE-50."""
@@ -2398,7 +2318,9 @@ class TestKeepAlive:
     async def test_a_client_that_answers_no_ping_but_talks_lives(self):
         """Whatever comes is a sign of life."""
         log = Log()
-        async with serving(log, answers=False, websocket_ping_interval=20, websocket_ping_timeout=20) as served:
+        async with serving(
+            log, answers=False, websocket_ping_interval=20, websocket_ping_timeout=20
+        ) as served:
             client = served.client
             await client.connect()
             for i in range(20):
@@ -2516,9 +2438,7 @@ class TestKeepAlive:
             await served.finished.wait()
 
     async def test_no_ping_before_accept(self):
-        async with serving(
-            before_accept(lambda receive, send: trio.sleep(100)), websocket_ping_interval=1
-        ) as served:
+        async with serving(before_accept(sleep_for(100)), websocket_ping_interval=1) as served:
             await served.client.send_request()
             assert await served.is_silent(99)
 
@@ -2532,7 +2452,7 @@ class TestKeepAlive:
             assert (await receive())["code"] == 4001
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 1), websocket_ping_interval=20
+            application, streams=partial(socket_like_pair, 1), websocket_ping_interval=20
         ) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
@@ -2546,7 +2466,6 @@ class TestKeepAlive:
                 nursery.start_soon(served.stream.send_all, encode_frame(CLOSE))
                 assert await read_rest(served.stream) == b""
             await served.finished.wait()
-            assert served.observer.failures == []
             assert [each.complete for each in served.observer.ended] == [True]
 
     async def test_closing_while_a_ping_waits_behind_a_message(self):
@@ -2558,7 +2477,7 @@ class TestKeepAlive:
                 await send({**CLOSE_IT, "code": 4001})
 
         async with serving(
-            application, streams=partial(bounded_stream_pair, 10), websocket_ping_interval=20
+            application, streams=partial(socket_like_pair, 10), websocket_ping_interval=20
         ) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
@@ -2572,19 +2491,15 @@ class TestKeepAlive:
                 rest += piece
             await trio.aclose_forcefully(served.stream)
             await served.finished.wait()
-            assert served.observer.failures == []
 
 
 class TestTimeouts:
     async def test_request_timeout_of_the_handshake(self):
-        async with serving(
-            before_accept(lambda receive, send: trio.sleep_forever()), request_timeout=5
-        ) as served:
+        async with serving(before_accept(sleep_for(inf)), request_timeout=5) as served:
             with pytest.raises(WebSocketRejected) as rejected:
                 await served.client.connect()
             assert rejected.value.status == 504
             assert trio.current_time() == 5
-            assert served.observer.failures == []
 
     async def test_request_timeout_is_over_with_the_handshake(self):
         async with serving(echo, request_timeout=5) as served:
@@ -2639,7 +2554,6 @@ class TestDraining:
             await served.finished.wait()
             assert trio.current_time() == 0
         assert told == [text("before"), {**LOST, "code": 1012}]
-        assert served.observer.failures == []
         assert [each.complete for each in served.observer.ended] == [True]
 
     async def test_grace(self):
@@ -2659,7 +2573,6 @@ class TestDraining:
             await served.client.wait_closed()
             await served.finished.wait()
         assert times == [5]
-        assert served.observer.failures == []
 
     async def test_client_that_does_not_answer(self):
         async with serving(echo, answers=False, websocket_close_timeout=7) as served:
@@ -2690,7 +2603,7 @@ class TestDraining:
             told.append(await receive())
 
         async with serving(
-            application, streams=bounded_stream_pair, websocket_close_timeout=7, websocket_ping_interval=inf
+            application, streams=narrow_pair, websocket_close_timeout=7, websocket_ping_interval=inf
         ) as served:
             await served.client.connect()
             await trio.sleep(0.5)
@@ -2698,13 +2611,12 @@ class TestDraining:
             await served.finished.wait()
             assert trio.current_time() <= 7.5
         assert told == [1, {**LOST, "code": 1012}]
-        assert served.observer.failures == []
 
     async def test_application_that_returns_while_the_close_frame_is_being_written(self):
         """It has done nothing wrong."""
         async with serving(
             accepting(lambda receive, send: receive()),
-            streams=partial(bounded_stream_pair, 1),
+            streams=partial(socket_like_pair, 1),
             websocket_close_timeout=7,
             websocket_ping_interval=inf,
         ) as served:
@@ -2718,7 +2630,6 @@ class TestDraining:
                 data += await served.stream.receive_some(1)
             assert parse(data) == [(0x88, close_payload(1012))]
             await served.finished.wait()
-            assert served.observer.failures == []
 
     async def test_application_that_closes_at_the_same_time(self):
         """Its own code stands: that is what is on the wire."""
@@ -2729,7 +2640,7 @@ class TestDraining:
             await send({**CLOSE_IT, "code": 4001})
             told.append(await receive())
 
-        async with serving(application, streams=partial(bounded_stream_pair, 1)) as served:
+        async with serving(application, streams=partial(socket_like_pair, 1)) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
                 await open_answer(served.stream)
@@ -2743,13 +2654,10 @@ class TestDraining:
             await served.stream.aclose()
             await served.finished.wait()
         assert told == [{**LOST, "code": 4001}]
-        assert served.observer.failures == []
 
     async def test_full_queue(self):
         """The reader, which waits for the application, does not hold it up."""
-        async with serving(
-            accepting(lambda receive, send: trio.sleep_forever()), websocket_queue_size=1
-        ) as served:
+        async with serving(accepting(sleep_for(inf)), websocket_queue_size=1) as served:
             client = served.client
             await client.connect()
             for i in range(20):
@@ -2782,7 +2690,6 @@ class TestDraining:
             assert (await served.client.wait_closed()).code == 1012
             await served.finished.wait()
         assert log == [{**LOST, "code": 1012}]
-        assert served.observer.failures == []
 
     async def test_while_connecting_and_refused(self):
         go = trio.Event()
@@ -2809,7 +2716,7 @@ class TestDraining:
             await send(ACCEPT)
             told.extend(await receive_all(receive))
 
-        async with serving(application, streams=partial(bounded_stream_pair, 16)) as served:
+        async with serving(application, streams=partial(socket_like_pair, 16)) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
                 await trio.sleep(1)
@@ -2832,7 +2739,7 @@ class TestDraining:
             await served.finished.wait()
 
     async def test_after_the_client_has_left(self):
-        async with serving(accepting(lambda receive, send: trio.sleep_forever())) as served:
+        async with serving(accepting(sleep_for(inf))) as served:
             await served.client.connect()
             await served.client.close(4001)
             served.drain()
@@ -2877,13 +2784,12 @@ class TestCancellation:
                 await send({"type": "websocket.send", "text": "x" * 200})
             await send(CLOSE_IT)
 
-        async with serving(application, streams=bounded_stream_pair, disconnect_grace=inf) as served:
+        async with serving(application, streams=narrow_pair, disconnect_grace=inf) as served:
             await served.client.connect(deflate=deflate)
             await served.finished.wait()
             with pytest.raises(WebSocketClosed, match="1006"):
                 await served.client.receive()
         assert outcomes == [True, LOST]
-        assert served.observer.failures == []
         assert len(served.observer.ended) == 1
 
     async def test_send_cancelled_while_it_waits_for_another(self):
@@ -2904,11 +2810,10 @@ class TestCancellation:
                     await send({"type": "websocket.send", "text": "x" * 200})
             outcomes.append(await receive())
 
-        async with serving(application, streams=bounded_stream_pair, disconnect_grace=inf) as served:
+        async with serving(application, streams=narrow_pair, disconnect_grace=inf) as served:
             await served.client.connect(deflate=True)
             await served.finished.wait()
         assert outcomes == [LOST]
-        assert served.observer.failures == []
 
     async def test_close_cancelled_by_the_application(self):
         @accepting
@@ -2918,15 +2823,12 @@ class TestCancellation:
             assert scope.cancelled_caught
             assert (await receive())["type"] == "websocket.disconnect"
 
-        async with serving(
-            application, streams=partial(bounded_stream_pair, 1), disconnect_grace=inf
-        ) as served:
+        async with serving(application, streams=partial(socket_like_pair, 1), disconnect_grace=inf) as served:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.client.send_request)
                 await open_answer(served.stream)
             await served.finished.wait()
             assert trio.current_time() == 1
-            assert served.observer.failures == []
             assert [each.complete for each in served.observer.ended] == [False]
 
     async def test_cancel_scope_of_the_extension(self):
@@ -2940,7 +2842,6 @@ class TestCancellation:
         async with serving(application) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 1000
-            assert served.observer.failures == []
 
     async def test_stray_cancelled(self):
         """A `Cancelled` of another scope, let out by mistake, is a failure like any other."""
@@ -2957,7 +2858,7 @@ class TestCancellation:
                     raise
             raise stray[0]
 
-        async with serving(application) as served:
+        async with serving(application, fails=True) as served:
             await served.client.connect()
             assert (await served.client.wait_closed()).code == 1011
             assert len(served.observer.failures) == 1
@@ -3022,8 +2923,8 @@ async def be_denied(served):
 @before_accept
 async def deny(receive, send):
     await send(DENY)
-    await send({**TestDenial.BODY, "body": b"one", "more_body": True})
-    await send({**TestDenial.BODY, "body": b"two"})
+    await send({**DENIAL_BODY, "body": b"one", "more_body": True})
+    await send({**DENIAL_BODY, "body": b"two"})
     await receive()
 
 
@@ -3052,7 +2953,7 @@ SCENARIOS = {
     "client leaves early": (before_accept(lambda receive, send: receive()), leave_early),
     "client is silent": (echo, read_nothing),
     "application closes": (close_first, listen_to_the_end),
-    "application returns": (accepting(lambda receive, send: trio.sleep(1)), listen_to_the_end),
+    "application returns": (accepting(sleep_for(1)), listen_to_the_end),
     "application raises": (raise_error, listen_to_the_end),
     "application refuses": (before_accept(lambda receive, send: send(CLOSE_IT)), be_denied),
     "application denies": (deny, be_denied),
@@ -3080,8 +2981,8 @@ def test_cancelled_at_every_step(application, client):
                 calls.append("ended")
 
         async def main(canceller=canceller, application=counted):
-            client_end, server_end = bounded_stream_pair()
-            served = Served(application, {"request_timeout": 1000}, client_end)
+            client_end, server_end = narrow_pair()
+            served = Served(application, {"request_timeout": 1000}, client_end, server_end)
 
             async def act():
                 with suppress(
@@ -3101,14 +3002,13 @@ def test_cancelled_at_every_step(application, client):
                         await serve_stream(server_end, served.context)
                         served.finished.set()
                     if not served.finished.is_set():
-                        assert server_end.closed
+                        with pytest.raises(trio.ClosedResourceError):
+                            await server_end.receive_some(1)
                         await client_end.aclose()
             return served
 
-        served = trio.run(
-            main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[canceller]
-        )
-        served.check()
+        served = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[canceller])
+        served.check(fails=bool(served.observer.failures))
         finished = served.finished.is_set() and canceller.left > 0
         assert calls in ([], ["begun", "ended"])
         assert len(served.observer.ended) <= 1

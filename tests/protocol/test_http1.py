@@ -696,6 +696,22 @@ def test_what_is_wrong_before_a_limit_is_told_rather_than_the_limit(parser):
     assert refused_at(b"GET / HTTP/2.0\r\nA: \x00", parser)[1] == 505
 
 
+@pytest.mark.parametrize(
+    "start", [b"GET /", GET + b"X: ", CHUNKED + b"0\r\nX: "], ids=["target", "value", "trailer"]
+)
+def test_what_was_looked_at_is_not_looked_at_again(parser, start):
+    """Or a head that comes byte by byte would cost the square of its size."""
+    codec, requests = make_codec(parser, start), []
+    for _ in range(50):
+        drain(codec, requests)
+        assert codec._searched == codec.buffered > 0
+        codec.receive_data(b"x")
+
+
+def test_the_limits_that_are_no_settings_are_these():
+    assert (BLANK_LINES_LIMIT, CHUNK_LINE_LIMIT, CHUNK_EXTENSIONS_LIMIT) == (8, 4096, 16384)
+
+
 # The wall
 
 MARK = "\N{BALLOT X}"

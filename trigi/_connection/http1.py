@@ -170,7 +170,8 @@ class HTTP1Connection:
 
     async def _close(self) -> None:
         """Close so that the client can read what was sent to it last, if it may still be sending itself."""
-        if not self.transport.broken and (self._codec.buffered or not self._codec.request_complete):
+        codec = self._codec
+        if not (self.transport.broken or codec.idle) and (codec.buffered or not codec.request_complete):
             await self.transport.linger(DISCARD_SECONDS)
         await self.transport.close()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import inf
-from typing import Literal
 
 import trio
 
@@ -16,12 +15,14 @@ from trigi._protocol.asgi import (
     WEBSOCKET_SEND,
     WebSocket,
     advance,
+    check_body,
     check_close,
+    check_start,
     check_text,
     check_websocket_data,
     event_of,
 )
-from trigi._protocol.headers import check_headers
+from trigi._protocol.headers import check_headers, content_length
 from trigi._protocol.scope import websocket_scope
 from trigi._protocol.websocket import Closed, Message, WebSocketCodec
 from trigi._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
@@ -129,6 +130,8 @@ class WebSocketCall:
         Cancellation: during a write leaves a torn frame, so the connection is lost.
         """
         event = event_of(message)
+        if self.state is WebSocket.OPEN:
+            await self._accepted.wait()  # an accept in another task may still be on its way
         if event == "websocket.close" and self._exchange.disconnected:
             await trio.lowlevel.checkpoint()
             return
@@ -142,17 +145,21 @@ class WebSocketCall:
                     await self._accept(message)
                 case "websocket.close":
                     if self.state is WebSocket.CONNECTING:
-                        # Code and reason go nowhere, so they may be anything: FastAPI gives a list of errors here.
+                        # A 403 has no reason, and FastAPI gives a list of errors for one.
+                        if isinstance(message.get("reason"), list):
+                            message = {**message, "reason": None}
+                        check_close(message)
                         self.state = state
                         await self._exchange.respond(403)
                     else:
                         await self._close(*check_close(message))
-                        self._exchange.finish()
                 case "websocket.http.response.start":
-                    await self._deny(message, "http.response.start")
+                    await self._deny(message)
                     self.state = state
                 case "websocket.http.response.body":
-                    await self._deny(message, "http.response.body")
+                    body = check_body(message)
+                    more = state is WebSocket.DENIAL_BODY
+                    await self._denial.send({"type": "http.response.body", "body": body, "more_body": more})
                     self.state = state
         finally:
             self._exchange.end_sending()
@@ -170,11 +177,15 @@ class WebSocketCall:
         )
         self.state = WebSocket.OPEN
         exchange = self._exchange
-        exchange.cancel_scope.deadline = inf  # request_timeout was for the handshake
+        if exchange.cancel_scope.deadline == exchange.started + self._config.request_timeout:
+            exchange.cancel_scope.deadline = inf  # it was for the handshake
         names = {name for name, _ in headers}
         headers += [field for field in exchange.context.default_headers() if field[0] not in names]
         try:
             self._stream = await exchange.upgrade(headers)
+        except BaseException:
+            exchange.abort()  # gone, or cancelled with half an answer on the wire
+            raise
         finally:
             self._accepted.set()
         self._session.start_soon(self._read)
@@ -183,56 +194,56 @@ class WebSocketCall:
         if exchange.context.draining.is_set():
             self._drain()
 
-    async def _deny(
-        self, message: ASGIMessage, type_: Literal["http.response.start", "http.response.body"]
-    ) -> None:
+    async def _deny(self, message: ASGIMessage) -> None:
         """A denial response is a response (extension websocket.http.response), after which the connection closes."""
-        message = {**message, "type": type_}
-        if type_ == "http.response.start":
-            message.pop("trailers", None)
-            message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-        await self._denial.send(message)
+        status, headers = check_start(message)
+        content_length(headers, message["type"])
+        headers.append((b"connection", b"close"))
+        await self._denial.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send_message(self, data: str | bytes) -> None:
-        await self._accepted.wait()  # an accept in another task may still be on its way
         assert self._codec is not None
         frame = self._codec.send_message(data)
         self._exchange.bytes_sent += len(frame)
         await self._write(frame)
 
     async def finish(self, *, failed: bool) -> None:
-        """The application has returned, or failed: answer or close if it did not, and wait for the client's close."""
+        """The application has returned, or failed: answer or close if it did not."""
         exchange = self._exchange
         if self.state is WebSocket.OPEN:
-            if not exchange.ended:
-                try:
-                    await self._close(INTERNAL_ERROR if failed else NORMAL_CLOSURE)
-                    exchange.finish()
-                except ClientDisconnected:
-                    exchange.disconnect()
-            self._keeping_alive.cancel()
-        elif not exchange.ended:
-            timed_out = exchange.cancel_scope.cancelled_caught
-            if not failed and not timed_out:
-                exchange.context.observer.application_failed(
-                    exchange, ApplicationError(f"the application returned in state {self.state}")
-                )
-            await exchange.respond(504 if timed_out else 500)
+            await self._accepted.wait()
+        if exchange.ended:
+            return
+        if self.state is WebSocket.OPEN:
+            with suppress(ClientDisconnected):
+                await self._close(INTERNAL_ERROR if failed else NORMAL_CLOSURE)
+            return
+        timed_out = exchange.cancel_scope.cancelled_caught
+        if not failed and not timed_out:
+            exchange.context.observer.application_failed(
+                exchange, ApplicationError(f"the application returned in state {self.state}")
+            )
+        await exchange.respond(504 if timed_out else 500)
 
     async def _close(self, code: int, reason: str = "") -> None:
-        """Send a close frame. The session ends with the client's, or after `websocket_close_timeout`."""
-        await self._accepted.wait()
+        await self._write(self._begin_close(code, reason))
+        self._exchange.finish()
+
+    def _begin_close(self, code: int, reason: str = "") -> bytes:
+        """The close frame, to be written. The session ends with the client's, or after `websocket_close_timeout`.
+
+        Who calls it ends the exchange, too: whatever the client does from here on, it was closed from this side.
+        """
         assert self._codec is not None
         frame = self._codec.close(code, reason)
         self.state = WebSocket.CLOSED
-        self._closed = Closed(code, reason)
-        self._keeping_alive.cancel()
+        # The client's close frame may have been answered already, and wait for the application behind messages.
+        self._closed = self._codec.closed or Closed(code, reason)
         self._session.start_soon(self._end_within_close_timeout)
-        await self._write(frame)
+        return frame
 
     async def _write(self, data: bytes) -> None:
-        if self._stream is None:
-            raise ClientDisconnected("the client disconnected before it was accepted")
+        assert self._stream is not None
         try:
             await self._stream.send_all(data)
         except BaseException:
@@ -247,9 +258,12 @@ class WebSocketCall:
         """Bytes become messages, until the client closes, breaks the protocol, or leaves."""
         assert self._stream is not None
         assert self._codec is not None
-        with self._reading, suppress(ClientDisconnected):  # while a pong or a close frame was written
+        with self._reading, suppress(ClientDisconnected):
             await self._read_messages(self._stream, self._codec)
-        self._exchange.disconnect()
+            if self.state is WebSocket.CLOSED:
+                await self._stream.send_all(b"")  # the close frame may still wait behind a message
+        if self.state is WebSocket.OPEN:
+            self._exchange.disconnect()
         self._keeping_alive.cancel()
         self._reader_done.set()
         if self._closed.code in VIOLATIONS:  # the client may be in the middle of a message
@@ -264,9 +278,11 @@ class WebSocketCall:
                 data = b""
             self._heard.set()
             events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
-            replies = codec.data_to_send()
-            if replies:
-                await self._write(replies)
+            if replies := codec.data_to_send():
+                try:
+                    await stream.send_all(replies)
+                except ClientDisconnected:  # what it sent before it went counts
+                    events += codec.receive_eof()
             for event in events:
                 if type(event) is Message:
                     await self._deliver(event.data)
@@ -280,13 +296,12 @@ class WebSocketCall:
         self._delivering = False
 
     def _client_closed(self, closed: Closed) -> None:
-        if not self._exchange.ended:
+        if self.state is WebSocket.OPEN and not self._exchange.ended:
             self._closed = closed
             self._exchange.disconnect(in_order=closed.code != ABNORMAL_CLOSURE)
 
     async def _keep_alive(self) -> None:
         """Ping a client that may have vanished without a word, and give it up if nothing comes back."""
-        assert self._stream is not None
         assert self._codec is not None
         with self._keeping_alive:
             while True:
@@ -298,21 +313,23 @@ class WebSocketCall:
                     return
                 with trio.move_on_after(self._config.websocket_ping_timeout):
                     await self._heard.wait()
+                if self._codec.close_sent:  # no ping can be sent any more, and closing has its own timeout
+                    return
                 # While the application is behind, nothing is read: that is its doing, not the client's.
                 if not self._heard.is_set() and not self._delivering:
                     self._reading.cancel()
                     return
 
     def _drain(self) -> None:
-        self._session.start_soon(self._close_for_shutdown)
+        """Tell both sides that the server goes away, the application even if the client takes nothing."""
+        if self.state is WebSocket.OPEN and not self._exchange.ended:
+            frame = self._begin_close(SERVICE_RESTART)
+            self._exchange.disconnect(in_order=True)
+            self._session.start_soon(self._write_last, frame)
 
-    async def _close_for_shutdown(self) -> None:
-        """Tell both sides that the server goes away."""
-        if self._exchange.ended:
-            return
+    async def _write_last(self, frame: bytes) -> None:
         with suppress(ClientDisconnected):
-            await self._close(SERVICE_RESTART)
-        self._exchange.disconnect(in_order=True)
+            await self._write(frame)
 
     async def _end_within_close_timeout(self) -> None:
         with trio.move_on_after(self._config.websocket_close_timeout):

@@ -111,6 +111,11 @@ class HTTP1Codec:
         return self._reading is _Body.DONE
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing of the next request has come."""
+        return self._reading is _Body.HEAD and not self._buffer and self._refusal is None
+
+    @property
     def body_remaining(self) -> int | None:
         """Bytes of the body still to come, `None` when that is not known (chunks)."""
         if self._reading is _Body.DONE:

@@ -123,7 +123,7 @@ class Server:
                 task_status.started(urls)
 
             if ssl_context is not None:
-                opened = [trio.SSLListener(each, ssl_context, https_compatible=True) for each in opened]
+                opened = [trio.SSLListener(each, ssl_context) for each in opened]
             async with open_lifespan(
                 self._application, self._config, self._observer, self._report_stuck_lifespan
             ) as lifespan:

@@ -38,6 +38,7 @@ from wsproto.events import (
     TextMessage,
 )
 from wsproto.extensions import PerMessageDeflate
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import RemoteProtocolError
 
 __all__ = ["WebSocketClient", "WebSocketClosed", "WebSocketRejected", "encode_frame"]
@@ -230,7 +231,8 @@ class WebSocketClient:
 
     async def send_close(self, code: int = 1000, reason: str = "") -> None:
         """Send a close frame, and wait for nothing. With 1005 it has neither code nor reason."""
-        await self._send_event(CloseConnection(code, reason))
+        nothing = code == CloseReason.NO_STATUS_RCVD  # which wsproto knows by its identity
+        await self._send_event(CloseConnection(CloseReason.NO_STATUS_RCVD if nothing else code, reason))
 
     async def wait_closed(self) -> WebSocketClosed:
         """Receive until the server closes: what it closed with. Messages that come before are dropped."""
