@@ -176,7 +176,7 @@ class LogObserver(Observer):
         """
         if stage == "starting" and self._config.lifespan == "auto":
             error_logger.info(
-                "lifespan startup raised %s: serving without lifespan (lifespan = off or on decides what is right)",
+                "the application has no lifespan: it raised %s (--lifespan on makes that an error)",
                 describe(error),
                 exc_info=_application_error(error) if error_logger.isEnabledFor(logging.DEBUG) else None,
             )

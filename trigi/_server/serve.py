@@ -239,4 +239,8 @@ def unwrapped_errors() -> Iterator[None]:
         while isinstance(error, BaseExceptionGroup) and (errors is None or len(error.exceptions) == 1):
             error = error.exceptions[0]
     if error is not None:
-        raise error
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context  # which was not the group
