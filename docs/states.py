@@ -5,6 +5,7 @@ The tables are those by which `send()` decides, so the page can't say anything e
 
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from trigi._protocol.asgi import HTTP, HTTP_SEND, LIFESPAN_SEND, WEBSOCKET_SEND, Lifespan, WebSocket
 
@@ -48,7 +49,7 @@ def states_page() -> str:
     return "\n".join(parts)
 
 
-def diagram(table: Mapping[str, Mapping[str, str]], start: str) -> str:
+def diagram(table: Mapping[Any, Mapping[str, Any]], start: object) -> str:
     """A table as a picture, in Mermaid."""
     lines = [f"    [*] --> {start}"]
     for state, events in table.items():
@@ -58,7 +59,7 @@ def diagram(table: Mapping[str, Mapping[str, str]], start: str) -> str:
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```", ""])
 
 
-def rows(table: Mapping[str, Mapping[str, str]]) -> str:
+def rows(table: Mapping[Any, Mapping[str, Any]]) -> str:
     """A table as a table."""
     lines = ["| state | event | next state |", "|---|---|---|"]
     for state, events in table.items():

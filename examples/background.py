@@ -17,5 +17,5 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 202})
     await send({"type": "http.response.body", "body": b"accepted\n"})
     # From here on the client has its answer.
-    await trio.sleep(1)
+    await trio.sleep(2)
     print(f"welcome letter to {name} written")

@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -162,6 +163,11 @@ class Served:
         await raw.send(head.encode() + b"\r\n" + body)
         return raw
 
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until something is so that nobody tells of."""
+        while not condition():  # noqa: ASYNC110 - see above
+            await trio.sleep(0.005)
+
     def begin_shutdown(self) -> None:
         self._shutdown.set()
 
@@ -270,8 +276,8 @@ def curl():
     """Runs curl with these arguments, in the test's own event loop: `await curl(url, stdin=b"…")`."""
     need("curl")
 
-    async def run(*args: str, stdin: bytes = b"") -> Answer:
-        command = ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", str(CLIENT_SECONDS), *args]
+    async def run(*args: str, stdin: Any = b"", seconds: float = CLIENT_SECONDS) -> Answer:
+        command = ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", str(seconds), *args]
         done = await trio.run_process(
             command, stdin=stdin, capture_stdout=True, capture_stderr=True, check=False
         )

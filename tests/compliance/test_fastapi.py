@@ -32,7 +32,9 @@ from websockets.sync.client import connect
 CLIENT_SECONDS = 20.0
 
 # Starlette leaves its own generators, and those it is given, to the collector when a client leaves; trio warns.
-pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(starlette|.*words)[^ ]*' was garbage:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Async generator '(starlette|.*words)[^ ]*' was garbage:ResourceWarning"
+)
 
 
 class Item(BaseModel):
@@ -44,7 +46,9 @@ async def test_endpoints_of_both_kinds_and_validation(serve):
     app = FastAPI()
 
     @app.get("/async/{number}")
-    async def in_the_loop(number: int, q: str = "none", agent: Annotated[str, Header(alias="user-agent")] = ""):
+    async def in_the_loop(
+        number: int, q: str = "none", agent: Annotated[str, Header(alias="user-agent")] = ""
+    ):
         return {"number": number, "q": q, "agent": agent, "thread": threading.get_ident()}
 
     @app.get("/sync/{number}")
@@ -92,7 +96,10 @@ async def test_many_sync_endpoints_at_once(serve):
 
     server = await serve(app)
     places: list[int] = []
-    async with server.client(limits=httpx.Limits(max_connections=None)) as client, trio.open_nursery() as nursery:
+    async with (
+        server.client(limits=httpx.Limits(max_connections=None)) as client,
+        trio.open_nursery() as nursery,
+    ):
 
         async def visit():
             places.append((await client.get("/")).json())
@@ -171,17 +178,12 @@ def application_with_dependency(events: list[str]) -> Any:
     return app
 
 
-async def until(events, event):
-    while event not in events:
-        await trio.sleep(0.005)
-
-
 async def test_a_dependency_is_closed_after_the_response(serve):
     events: list[str] = []
     server = await serve(application_with_dependency(events))
     async with server.client() as client:
         assert (await client.get("/")).json() is None
-        await until(events, "closed")
+        await server.until(lambda: "closed" in events)
     assert events == ["open", "open in a thread", "used", "closed in a thread", "closed"]
 
 
@@ -201,9 +203,9 @@ async def test_a_dependency_is_closed_when_the_client_leaves(serve):
     events: list[str] = []
     server = await serve(application_with_dependency(events), disconnect_grace=0)
     client = await server.connect("GET /waits HTTP/1.1")
-    await until(events, "waiting")
+    await server.until(lambda: "waiting" in events)
     await client.leave()
-    await until(events, "closed")
+    await server.until(lambda: "closed" in events)
     assert events == ["open", "waiting", "Cancelled", "closed"]
     assert server.log.errors == []
 
@@ -215,7 +217,7 @@ async def test_a_dependency_of_a_stream_is_closed_when_the_client_leaves(serve):
     client = await server.connect("GET /streams HTTP/1.1")
     await client.read_until(b"word ")
     await client.leave()
-    await until(events, "closed")
+    await server.until(lambda: "closed" in events)
     await server.stop()
     assert server.log.errors == []
 
@@ -236,7 +238,7 @@ async def test_a_websocket_with_a_dependency(serve, in_thread):
             assert events == ["open"]
 
     await in_thread(talk)
-    await until(events, "closed")
+    await server.until(lambda: "closed" in events)
     assert events == ["open", "client gone", "closed"]
 
 
@@ -286,7 +288,9 @@ async def test_an_uploaded_file_and_a_form(serve):
     app = FastAPI()
 
     @app.post("/")
-    async def upload(file: UploadFile, note: Annotated[str, Form()], more: Annotated[list[UploadFile], File()]):
+    async def upload(
+        file: UploadFile, note: Annotated[str, Form()], more: Annotated[list[UploadFile], File()]
+    ):
         content = await file.read()
         return {
             "name": file.filename,
@@ -469,7 +473,7 @@ async def test_background_tasks_of_both_kinds(serve):
     server = await serve(app)
     async with server.client() as client:
         assert (await client.get("/")).json() == "page"
-        await until(done, "two")
+        await server.until(lambda: "two" in done)
     assert done == ["one", "two"]
 
 

@@ -30,7 +30,9 @@ from websockets.sync.client import connect
 CLIENT_SECONDS = 20.0
 
 # Starlette leaves its own generators, and those it is given, to the collector when a client leaves; trio warns.
-pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(starlette|.*words)[^ ]*' was garbage:ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Async generator '(starlette|.*words)[^ ]*' was garbage:ResourceWarning"
+)
 
 
 def websocket(server, path="/", **more):
@@ -172,8 +174,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_upload(serve):
     for path in ("/caught", "/raised"):
         client = await server.connect(f"POST {path} HTTP/1.1", b"some", content_length="100")
         await client.leave()
-        while path not in outcomes:
-            await trio.sleep(0.005)
+        await server.until(lambda path=path: path in outcomes)
     await server.stop()
     assert outcomes == ["/caught", "/raised"]
     assert server.log.errors == []
@@ -278,7 +279,7 @@ async def test_disconnect_grace_lets_an_ordinary_handler_finish(serve):
 
     async def page(request: Request):
         begun.set()
-        while not await request.is_disconnected():
+        while not await request.is_disconnected():  # noqa: ASYNC110 - as users of Starlette write it
             await trio.sleep(0.005)
         left.set()
         finished.set()
@@ -350,7 +351,7 @@ async def test_base_http_middleware_and_a_handler_whose_client_leaves(serve, how
             if how == "waits":
                 assert (await request.receive())["type"] == "http.disconnect"
             else:
-                while not await request.is_disconnected():
+                while not await request.is_disconnected():  # noqa: ASYNC110 - as users of Starlette write it
                     await trio.sleep(0.005)
         finally:
             left.set()
@@ -373,7 +374,7 @@ async def test_base_http_middleware_that_asks_whether_the_client_has_left(serve)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(call_next, request)
             await begun.wait()
-            while not await request.is_disconnected():
+            while not await request.is_disconnected():  # noqa: ASYNC110 - as users of Starlette write it
                 await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
         left.set()
@@ -409,9 +410,7 @@ async def test_base_http_middleware_and_a_stream_whose_client_leaves(serve):
     async def page(request):
         return StreamingResponse(words())
 
-    server = await serve(
-        Starlette(routes=[Route("/", page)], middleware=MIDDLEWARE), disconnect_grace=0.05
-    )
+    server = await serve(Starlette(routes=[Route("/", page)], middleware=MIDDLEWARE), disconnect_grace=0.05)
     client = await server.connect()
     await client.read_until(b"word word word")
     await client.leave()
@@ -444,15 +443,10 @@ async def test_a_background_task_does_not_hold_up_the_next_request(serve):
         assert (await client.get("/")).text == "done"
         assert (await client.get("/other")).text == "other"
     assert len(set(ports)) == 1
-    await wait_for_access(server, 2)
+    await server.until(lambda: len(server.log.access) == 2)
     assert not ended.is_set()
     may_end.set()  # after the client has left: that cancels nothing
     await ended.wait()
-
-
-async def wait_for_access(server, count):
-    while len(server.log.access) < count:
-        await trio.sleep(0.005)
 
 
 async def test_shutdown_waits_for_background_tasks(serve):
@@ -536,7 +530,9 @@ async def test_errors(serve):
         assert "Traceback (most recent call last)" in logged
         assert 'application failed on "GET /fail HTTP/1.1" from 127.0.0.1:' in logged
         assert "in fail\n" in logged
-        assert len([text for text in server.log.text.split("application failed") if "one of ours" in text]) == 1
+        assert (
+            len([text for text in server.log.text.split("application failed") if "one of ours" in text]) == 1
+        )
         assert (await client.get("/teapot")).status_code == 418
 
 
@@ -595,8 +591,7 @@ async def test_a_websocket_endpoint(serve, in_thread):
             client.socket.shutdown(socket.SHUT_RDWR)  # vanishes
 
     await in_thread(talk)
-    while len(app.state.closed) < 2:
-        await trio.sleep(0.005)
+    await server.until(lambda: len(app.state.closed) == 2)
     assert app.state.closed == [4001, 1006]
 
 
@@ -647,7 +642,14 @@ async def test_websocket_endings(serve, in_thread):
     async def forbid(websocket: WebSocket):
         raise HTTPException(403, "forbidden to you")
 
-    handlers = {"deny": deny, "close": close, "leave": leave, "fail": fail, "early": fail_early, "forbid": forbid}
+    handlers = {
+        "deny": deny,
+        "close": close,
+        "leave": leave,
+        "fail": fail,
+        "early": fail_early,
+        "forbid": forbid,
+    }
     server = await serve(Starlette(routes=[WebSocketRoute(f"/{name}", handlers[name]) for name in handlers]))
 
     def refusal(path):
@@ -656,9 +658,10 @@ async def test_websocket_endings(serve, in_thread):
         return caught.value.response
 
     def closing(path):
-        with websocket(server, path) as client, pytest.raises(
-            (ConnectionClosedOK, ConnectionClosedError)
-        ) as caught:
+        with (
+            websocket(server, path) as client,
+            pytest.raises((ConnectionClosedOK, ConnectionClosedError)) as caught,
+        ):
             client.recv(CLIENT_SECONDS)
         return caught.value.rcvd.code
 
@@ -703,8 +706,7 @@ async def test_a_websocket_that_only_sends_ends_when_its_client_leaves(serve, in
             client.close(1001)
 
     await in_thread(talk)
-    while not codes:
-        await trio.sleep(0.005)
+    await server.until(lambda: codes)
     await server.stop()
     assert codes == [1006]
     assert server.log.errors == []
@@ -814,7 +816,10 @@ async def test_many_clients_at_once(serve):
 
     server = await serve(Starlette(routes=[Route("/{number:int}", meet)]))
     answers = {}
-    async with server.client(limits=httpx.Limits(max_connections=None)) as client, trio.open_nursery() as nursery:
+    async with (
+        server.client(limits=httpx.Limits(max_connections=None)) as client,
+        trio.open_nursery() as nursery,
+    ):
 
         async def visit(number):
             answers[number] = (await client.get(f"/{number}")).text

@@ -7,6 +7,7 @@ came to its end, and its stream was closed.
 
 from __future__ import annotations
 
+import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from trigi._connection.context import Observer, ServerContext
 from trigi._connection.serve import serve_stream
@@ -22,12 +24,6 @@ from trigi.testing import HTTPClient
 
 LONG = 100_000.0
 """Seconds after which whatever still waits would wait for ever: more than all timeouts of a test together."""
-
-
-def run_in_virtual_time(function, *, clock=None, instruments=()):
-    """As `trio.run`, with a clock that jumps when everybody waits: `pytest.mark.trio(run=run_in_virtual_time)`."""
-    clock = clock or trio.testing.MockClock(autojump_threshold=0)
-    return trio.run(function, clock=clock, instruments=instruments)
 
 
 @dataclass
@@ -113,7 +109,17 @@ class ServedClient(HTTPClient):
 
 
 @pytest.fixture
-async def serve():
+def virtual_time(request, autojump_clock):
+    """Time jumps when everybody waits. (pytest-trio takes a clock only from a test that names it itself.)"""
+
+    def run(test, *, clock, instruments):
+        return trio.run(test, clock=clock or autojump_clock, instruments=instruments)
+
+    request.node.add_marker(pytest.mark.trio(run=run), append=False)
+
+
+@pytest.fixture
+async def serve(virtual_time):
     """Begins to serve an application on one end of a memory stream, and gives a client on the other.
 
     Takes the application, settings, and: `pair`, which makes the two ends of the stream; `context`, to have several
@@ -153,6 +159,31 @@ async def serve():
         assert client.context.connections == set()
         with pytest.raises(trio.ClosedResourceError):
             await client.server.receive_some(1)
+
+
+@pytest.fixture(scope="session")
+def tls_contexts():
+    """The SSL contexts of a client and a server that trust each other."""
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return client, server
+
+
+@pytest.fixture
+def tls_pair(tls_contexts):
+    """Makes two ends of a TLS connection, as the server's listeners do, over those that another such function makes."""
+
+    def make(pair=trio.testing.memory_stream_pair):
+        (client, server), (client_context, server_context) = pair(), tls_contexts
+        return (
+            trio.SSLStream(client, client_context, server_hostname="localhost", https_compatible=True),
+            trio.SSLStream(server, server_context, server_side=True, https_compatible=True),
+        )
+
+    return make
 
 
 # What applications under test do again and again.

@@ -6,9 +6,9 @@ import pytest
 import trio
 from trio.testing import check_half_closeable_stream
 
-from tests.connection.conftest import run_in_virtual_time, socket_like_pair
+from tests.connection.conftest import socket_like_pair
 
-pytestmark = pytest.mark.trio(run=run_in_virtual_time)
+pytestmark = pytest.mark.usefixtures("virtual_time")
 
 
 async def test_the_socket_like_stream_is_a_stream():

@@ -18,7 +18,6 @@ from tests.connection.conftest import (
     hello,
     read_body,
     respond,
-    run_in_virtual_time,
     send_body,
     socket_like_pair,
     start,
@@ -26,8 +25,6 @@ from tests.connection.conftest import (
 from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
 from trigi._connection.transport import WRITE_SIZE
 from trigi.testing import IncompleteResponse
-
-pytestmark = pytest.mark.trio(run=run_in_virtual_time)
 
 FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
 DATE = re.compile(rb"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
@@ -646,23 +643,28 @@ async def test_a_transfer_encoding_of_the_application_is_ignored(serve, headers,
         assert response.header(b"keep-alive") is None
 
 
+def measured_pair(sizes):
+    """A memory stream whose server's writes are noted by their sizes."""
+    client, server = trio.testing.memory_stream_pair()
+
+    def pump():
+        data = server.send_stream.get_data_nowait()
+        sizes.append(len(data))
+        client.receive_stream.put_data(data)
+
+    async def pump_as_async():
+        pump()
+
+    server.send_stream.send_all_hook = pump_as_async
+    return client, server
+
+
 async def test_small_head_and_body_leave_in_one_piece(serve):
     """One write is one packet, and one system call."""
-
-    class Recording(trio.StapledStream):
-        sent = ()
-
-        async def send_all(self, data):
-            self.sent += (bytes(data),)
-            await super().send_all(data)
-
-    def pair():
-        client, server = trio.testing.memory_stream_pair()
-        return client, Recording(server.send_stream, server.receive_stream)
-
-    client = serve(hello, pair=pair)
+    sizes = []
+    client = serve(hello, pair=lambda: measured_pair(sizes))
     await client.fetch()
-    assert len(client.server.sent) == 1
+    assert len(sizes) == 1
 
 
 async def test_large_pieces_are_written_piecewise(serve):
@@ -670,19 +672,10 @@ async def test_large_pieces_are_written_piecewise(serve):
     body = bytes(range(256)) * 65536
     sizes = []
 
-    class Measuring(trio.StapledStream):
-        async def send_all(self, data):
-            sizes.append(len(data))
-            await super().send_all(data)
-
-    def pair():
-        client, server = trio.testing.memory_stream_pair()
-        return client, Measuring(server.send_stream, server.receive_stream)
-
     async def app(scope, receive, send):
         await respond(send, body)
 
-    client = serve(app, pair=pair)
+    client = serve(app, pair=lambda: measured_pair(sizes))
     response = await client.fetch()
     assert response.body == body
     assert max(sizes) == WRITE_SIZE
@@ -1158,10 +1151,16 @@ async def test_concurrency_limit(serve):
 
 async def test_concurrency_limit_for_requests_that_come_together(serve):
     """Not one more than the limit, though none of their applications has begun when the others are counted."""
-    client = serve(hello, concurrency_limit=2)
-    clients = [client, *(serve(hello, context=client.context) for _ in range(4))]
-    for each in clients:
-        await each.request()
+
+    async def app(scope, receive, send):
+        await trio.sleep(1)
+        await respond(send)
+
+    client = serve(app, concurrency_limit=2)
+    clients = [client, *(serve(app, context=client.context) for _ in range(4))]
+    async with trio.open_nursery() as nursery:
+        for each in clients:
+            nursery.start_soon(each.request)
     statuses = [(await each.response()).status for each in clients]
     assert sorted(statuses) == [200, 200, 503, 503, 503]
 
@@ -1171,22 +1170,34 @@ async def test_background_work_counts_for_the_concurrency_limit(serve):
         await respond(send)
         await trio.sleep(10)
 
-    client = serve(app, concurrency_limit=1)
+    client = serve(app, concurrency_limit=1, keep_alive_timeout=100)
     assert (await client.fetch()).status == 200
     assert (await client.fetch()).status == 503
     await trio.sleep(10)
     assert (await client.fetch()).status == 200
 
 
+async def test_failed_calls_free_their_slot(serve):
+    async def app(scope, receive, send):
+        raise ValueError("fails")
+
+    client = serve(app, concurrency_limit=1)
+    for _ in range(3):
+        assert (await client.fetch()).status == 500
+
+
 async def test_a_client_that_leaves_before_its_503(serve):
-    """Nothing is left behind."""
-    client = serve(hello, concurrency_limit=1, pair=socket_like_pair)
-    client.context.running.add(None)
+    async def app(scope, receive, send):
+        await trio.sleep(10)
+
+    busy = serve(app, concurrency_limit=1, disconnect_grace=0)
+    await busy.request()
+    await busy.settle()
+    client = serve(app, context=busy.context)
+    client.stream.receive_stream.close()
     await client.request()
-    client.stream.reset()
     await client.done.wait()
-    client.context.running.clear()
-    assert [each.complete for each in client.observer.ended] == [False]
+    assert [(each.status, each.complete) for each in client.observer.ended] == [(503, False)]
 
 
 # Shutting down

@@ -6,6 +6,8 @@ Numbers like WE-17 are those of the project's ASGI checklist. Time is virtual, a
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import zlib
 from contextlib import asynccontextmanager, suppress
@@ -19,10 +21,11 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.uri import parse_uri
+from wsproto.utilities import ACCEPT_GUID, RemoteProtocolError
 
 from tests.connection.conftest import socket_like_pair
 from trigi._connection.context import Observer, ServerContext
-from trigi._connection.http1 import HTTP1Connection
+from trigi._connection.http1 import DISCARD_SECONDS, HTTP1Connection
 from trigi._connection.serve import serve_stream
 from trigi._connection.transport import Transport
 from trigi._protocol.scope import ConnectionInfo, Endpoint
@@ -180,6 +183,15 @@ async def read_rest(stream):
     return data
 
 
+async def read_exactly(stream, size):
+    data = b""
+    while len(data) < size:
+        piece = await stream.receive_some(size - len(data))
+        assert piece, f"the server closed after {data!r}"
+        data += piece
+    return data
+
+
 def request(fields=HANDSHAKE, *, target=b"/", method=b"GET"):
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in fields)
     return method + b" " + target + b" HTTP/1.1\r\n" + lines + b"\r\n"
@@ -188,13 +200,23 @@ def request(fields=HANDSHAKE, *, target=b"/", method=b"GET"):
 async def open_raw(stream):
     """Shake hands, and leave the stream to the test: what follows the response is frames."""
     await stream.send_all(request())
+    await read_head(stream)
+
+
+async def read_head(stream):
+    """The response that accepts, and not a byte more."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        piece = await stream.receive_some(1)
-        assert piece
-        head += piece
+        head += await read_exactly(stream, 1)
     assert head.startswith(b"HTTP/1.1 101 ")
     return head
+
+
+async def open_through(stream):
+    """As `open_raw`, on a wire so narrow that the request is not written before it is read."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, request())
+        await read_head(stream)
 
 
 def text(data):
@@ -635,6 +657,17 @@ class TestRefusal:
             assert received == [LOST] * 2
             assert [each.status for each in served.observer.ended] == [403]
 
+    async def test_reason_that_is_a_list(self):
+        """FastAPI gives the errors it found as one. A 403 has no reason, so nobody minds."""
+
+        @before_accept
+        async def application(receive, send):
+            await send({**CLOSE_IT, "code": 1008, "reason": [{"type": "missing", "loc": ("query", "q")}]})
+
+        async with serving(application) as served:
+            with pytest.raises(WebSocketRejected, match="403"):
+                await served.client.connect()
+
     async def test_the_connection_lives_on_after_a_403(self):
         attempts = []
 
@@ -777,8 +810,7 @@ class TestRefusal:
         async with serving(
             application, streams=partial(socket_like_pair, 16), write_timeout=3, pipelined_size_limit=1
         ) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
+            await served.client.send_request()
             await served.finished.wait()
         assert outcomes == [3, LOST]
 
@@ -1622,6 +1654,28 @@ class TestClosing:
             "not cancelled",
         ]
 
+    async def test_both_close_at_once(self):
+        """The application's close frame waits behind a message when the client's comes: it still gets its turn."""
+        outcomes = []
+
+        @accepting
+        async def application(receive, send):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, {"type": "websocket.send", "bytes": bytes(1000)})
+                await trio.sleep(1)
+                nursery.start_soon(send, {**CLOSE_IT, "code": 4002})
+            outcomes.append(await receive())
+
+        async with serving(application, streams=partial(socket_like_pair, 100)) as served:
+            await open_through(served.stream)
+            await trio.sleep(2)
+            await served.stream.send_all(encode_frame(CLOSE, close_payload(4001)))
+            await trio.sleep(1)
+            frames = parse(await read_rest(served.stream))
+            assert frames == [(0x82, bytes(1000)), (0x88, close_payload(4002))]
+        assert outcomes == [{**LOST, "code": 4002}]
+        assert [each.complete for each in served.observer.ended] == [True]
+
     async def test_messages_after_the_applications_close_are_dropped(self):
         """What was in the queue can still be had; the client's close is waited for through a flood."""
         log = []
@@ -1792,18 +1846,9 @@ class TestClosing:
         async with serving(application, streams=partial(socket_like_pair, 1), websocket_close_timeout=7) as (
             served
         ):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await served.finished.wait()
             assert [each.complete for each in served.observer.ended] == [False]
-
-
-async def open_answer(stream):
-    """Read the response to a handshake, and not a byte more."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += await stream.receive_some(1)
 
 
 class TestProtocolErrors:
@@ -1841,6 +1886,24 @@ class TestProtocolErrors:
         }
         assert len(log.messages) == 2
         assert log.messages[1]["reason"]
+
+    async def test_client_in_the_middle_of_a_message_can_read_why(self):
+        """Closing with bytes unread would reset the connection, and the close frame be lost."""
+        async with serving(Log(), streams=narrow_pair, websocket_message_size_limit=10_000) as served:
+            await served.client.connect()
+            await served.client.send(bytes(1_000_000))
+            assert (await served.client.wait_closed()).code == 1009
+            await served.client.wait_end()
+
+    async def test_client_that_never_stops_is_not_read_for_ever(self):
+        async with serving(Log(), streams=narrow_pair) as served:
+            await served.client.connect()
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await served.client.send_frame(3, bytes(500))
+                    await trio.sleep(0.1)
+            await served.finished.wait()
+            assert trio.current_time() <= DISCARD_SECONDS + 0.2
 
     async def test_send_raises_from_then_on(self):
         outcomes = []
@@ -2268,9 +2331,7 @@ class TestBackpressure:
         async with serving(
             application, streams=partial(socket_like_pair, 1), write_timeout=3, websocket_ping_interval=20
         ) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await served.finished.wait()
         assert told == [(LOST, 23)]
 
@@ -2454,13 +2515,9 @@ class TestKeepAlive:
         async with serving(
             application, streams=partial(socket_like_pair, 1), websocket_ping_interval=20
         ) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await trio.sleep(22)
-            data = b""
-            while len(data) < 6:
-                data += await served.stream.receive_some(1)
+            data = await read_exactly(served.stream, 6)
             assert parse(data) == [(0x80 | PING, b""), (0x80 | CLOSE, close_payload(4001))]
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(served.stream.send_all, encode_frame(CLOSE))
@@ -2479,9 +2536,7 @@ class TestKeepAlive:
         async with serving(
             application, streams=partial(socket_like_pair, 10), websocket_ping_interval=20
         ) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await trio.sleep(22)
             assert await served.client.stream.receive_some(0x10) != b""
             rest = b""
@@ -2612,23 +2667,21 @@ class TestDraining:
             assert trio.current_time() <= 7.5
         assert told == [1, {**LOST, "code": 1012}]
 
-    async def test_application_that_returns_while_the_close_frame_is_being_written(self):
-        """It has done nothing wrong."""
+    @pytest.mark.parametrize(
+        "application", [accepting(sleep_for(0.5)), accepting(lambda receive, _: receive())]
+    )
+    async def test_application_that_returns_while_the_close_frame_is_being_written(self, application):
+        """It has done nothing wrong, and the client gets the whole frame."""
         async with serving(
-            accepting(lambda receive, send: receive()),
+            application,
             streams=partial(socket_like_pair, 1),
             websocket_close_timeout=7,
             websocket_ping_interval=inf,
         ) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             served.drain()
             await trio.sleep(1)
-            data = b""
-            while len(data) < 4:
-                data += await served.stream.receive_some(1)
-            assert parse(data) == [(0x88, close_payload(1012))]
+            assert parse(await read_exactly(served.stream, 4)) == [(0x88, close_payload(1012))]
             await served.finished.wait()
 
     async def test_application_that_closes_at_the_same_time(self):
@@ -2641,16 +2694,11 @@ class TestDraining:
             told.append(await receive())
 
         async with serving(application, streams=partial(socket_like_pair, 1)) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await wait_all_tasks_blocked()
             served.drain()
             await wait_all_tasks_blocked()
-            data = b""
-            while len(data) < 4:
-                data += await served.stream.receive_some(1)
-            assert parse(data) == [(0x88, close_payload(4001))]
+            assert parse(await read_exactly(served.stream, 4)) == [(0x88, close_payload(4001))]
             await served.stream.aclose()
             await served.finished.wait()
         assert told == [{**LOST, "code": 4001}]
@@ -2824,9 +2872,7 @@ class TestCancellation:
             assert (await receive())["type"] == "websocket.disconnect"
 
         async with serving(application, streams=partial(socket_like_pair, 1), disconnect_grace=inf) as served:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(served.client.send_request)
-                await open_answer(served.stream)
+            await open_through(served.stream)
             await served.finished.wait()
             assert trio.current_time() == 1
             assert [each.complete for each in served.observer.ended] == [False]
@@ -3015,3 +3061,84 @@ def test_cancelled_at_every_step(application, client):
         assert len(served.observer.ended) >= len(calls) // 2
         assert [str(each) for each in served.observer.failures] in ([], ["mine"])
     assert step > 20
+
+
+class TestClient:
+    """The tests' own client: it must not overlook what a server does wrong."""
+
+    @asynccontextmanager
+    async def answered(self, data, *, accept=KEY_ACCEPTED, answers=True):
+        """A client whose handshake is accepted, and what a server sends after that."""
+        stream, server = memory_stream_pair()
+        client = WebSocketClient(stream, answers=answers)
+        await client.send_request()
+        head = bytes(await server.receive_some())
+        if accept is KEY_ACCEPTED:
+            key = head.partition(b"Sec-WebSocket-Key: ")[2][:24]
+            accept = base64.b64encode(hashlib.sha1(key + ACCEPT_GUID).digest())
+        await server.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + data
+        )
+        yield client, server
+
+    async def test_wrong_accept_key(self):
+        async with self.answered(b"", accept=b"wrong") as (client, _):
+            with pytest.raises(RemoteProtocolError):
+                await client.receive_answer()
+
+    @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 101 ", b"HTTP/1.1 403 \r\ncontent-length: 5\r\n\r\nab"])
+    async def test_server_that_closes_before_it_has_answered(self, sent):
+        stream, server = memory_stream_pair()
+        client = WebSocketClient(stream)
+        await client.send_request()
+        await server.send_all(sent)
+        await server.aclose()
+        with pytest.raises(WebSocketClosed, match="1006"):
+            await client.receive_answer()
+
+    @pytest.mark.parametrize(
+        "bad", [b"\x83\x00", b"\x81\x01\xff", b"\xf1\x00", b"\x80\x00", b"\x89\x7e\x00\x7e"]
+    )
+    async def test_server_that_breaks_the_protocol(self, bad):
+        async with self.answered(b"\x81\x02ok" + bad + bytes(126)) as (client, _):
+            await client.receive_answer()
+            assert await client.receive() == "ok"
+            with pytest.raises(RemoteProtocolError):
+                await client.receive()
+
+    async def test_what_comes_is_kept_apart_and_in_order(self):
+        frames = b"\x01\x01a\x89\x01?\x80\x01b\x8a\x01!\x82\x01c\x88\x05\x0f\xa1bye"
+        async with self.answered(frames) as (client, server):
+            await client.receive_answer()
+            assert await client.receive_pong() == b"!"
+            assert await client.receive_ping() == b"?"
+            assert [await client.receive(), await client.receive()] == ["ab", b"c"]
+            for _ in range(2):
+                with pytest.raises(WebSocketClosed) as closed:
+                    await client.receive()
+                assert (closed.value.code, closed.value.reason) == (4001, "bye")
+            answers = bytes(await server.receive_some())
+            assert (answers[0], answers[7]) == (0x8A, 0x88)
+
+    async def test_silent_if_so_wanted(self):
+        async with self.answered(b"\x89\x00\x88\x00", answers=False) as (client, server):
+            await client.receive_answer()
+            assert (await client.wait_closed()).code == 1005
+            await client.aclose()
+            assert await server.receive_some() == b""
+
+    async def test_server_that_does_not_wait_for_the_answer(self):
+        async with self.answered(b"\x88\x02\x03\xe8 and more") as (client, server):
+            await client.receive_answer()
+            await server.aclose()
+            assert (await client.wait_closed()).code == 1000
+            await client.wait_end()
+
+    async def test_end_of_the_connection(self):
+        async with self.answered(b"\x81\x05to be") as (client, server):
+            await client.receive_answer()
+            await server.aclose()
+            assert await client.receive() == "to be"
+            with pytest.raises(WebSocketClosed, match="1006"):
+                await client.receive()

@@ -73,6 +73,13 @@ def test_a_value_has_no_control_characters(byte):
         assert refusal([(b"x", value)]) == f"value of header b'x' has a control character: {value!r}"
 
 
+@pytest.mark.parametrize("byte", [0x09, *range(0x20, 0x7F), *range(0x80, 0x100)])
+def test_only_white_space_is_lost_at_the_ends_of_a_value(byte):
+    edge = bytes((byte,))
+    kept = b"a" if edge in b" \t" else edge + b"a" + edge
+    assert check_headers([(b"x", edge + b"a" + edge)], "x") == [(b"x", kept)]
+
+
 @pytest.mark.parametrize(
     "value", [b"a\r\nset-cookie: b", b"a\r\n", b"\r\na", b"a\nb", b"a\rb", b"a\x00", b"\n"]
 )
@@ -197,6 +204,12 @@ def test_a_list_is_read_from_all_lines_in_order():
     ]
     assert tokens(fields, b"connection") == [b"keep-alive", b"upgrade", b"te"]
     assert tokens(fields, b"te") == []
+
+
+@pytest.mark.parametrize("edge", TCHAR)
+def test_only_white_space_is_lost_at_the_ends_of_an_item(edge):
+    item = f"{edge}a{edge}".encode()
+    assert tokens([(b"x", b" " + item + b"\t," + item)], b"x") == [item.lower()] * 2
 
 
 # Host

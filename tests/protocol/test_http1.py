@@ -446,6 +446,7 @@ def test_a_body_that_is_there_is_one_event_and_says_that_it_is_the_last(parser):
 def test_the_end_of_chunks_that_comes_late_is_an_empty_last_event(parser):
     codec = make_codec(parser, CHUNKED + b"5\r\nhello\r\n")
     assert events(codec)[0][1:] == [Data(b"hello", more=True)]
+    assert codec.buffered == 0
     codec.receive_data(b"0\r\n")
     assert events(codec) == ([], NEED_DATA)
     codec.receive_data(b"\r\n")

@@ -77,8 +77,14 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         return item
 
     async def aclose(self) -> None:
+        """Close it, and every connection that nobody has accepted."""
         self.closed = True
         self._backlog_in.close()
+        while self._backlog.statistics().current_buffer_used:
+            item = self._backlog.receive_nowait()
+            if isinstance(item, trio.abc.Stream):
+                with trio.CancelScope(shield=True):
+                    await item.aclose()
         await trio.lowlevel.checkpoint()
 
 
@@ -161,7 +167,8 @@ async def _serving(
     async with trio.open_nursery() as nursery:
         await nursery.start(served.run)
         try:
-            yield served
+            with trio.fail_after(LONG):
+                yield served
         finally:
             served.stop.set()
             with trio.move_on_after(LONG):

@@ -6,6 +6,7 @@ Time is virtual, so that the seconds are exact: `ended_at` is when the last of t
 from __future__ import annotations
 
 import random
+import signal
 from math import inf
 
 import pytest
@@ -77,7 +78,6 @@ async def test_idle_connections_are_closed_at_once(serving):
         assert await served.wait_ended() == 100
 
 
-@pytest.mark.xfail(reason="HTTP1Connection lingers for two seconds on idle connections", strict=False)
 async def test_idle_connections_are_closed_though_their_clients_do_not_notice(serving):
     """As those of a pool, which looks at a connection when it needs one."""
     async with serving(hello, keep_alive_timeout=inf) as served:
@@ -473,6 +473,18 @@ async def test_a_client_that_drips(serving, begin):
         assert await served.wait_ended() == (14.5 if begin.startswith(b"POST") else 6.5)
 
 
+async def test_a_tls_client_that_reads_nothing_more(serving, tls):
+    """It would not even take the alert that says good-bye."""
+    pair = trio.testing.lockstep_stream_pair
+    async with serving(hello, pair=pair, ssl_context=tls.server, **PATIENT) as served:
+        transport = served.listener.connect()
+        stream = trio.SSLStream(transport, tls.client, server_hostname=tls.host, https_compatible=True)
+        assert (await HTTPClient(stream).fetch()).body == b"hello"
+        await trio.sleep(100)
+        served.stop.set()
+        assert await served.wait_ended() <= 102
+
+
 async def test_a_client_that_never_begins_its_tls_handshake(serving, tls):
     app = App()
     async with serving(app, ssl_context=tls.server, **PATIENT) as served:
@@ -772,6 +784,30 @@ async def test_cancelling_comes_out_as_one_cancelled(autojump_clock):
     with trio.move_on_after(1):
         await call()
     assert raised
+
+
+def test_control_c():
+    """It reaches whoever serves, bare and in order, not the application that happens to run at the moment."""
+    app, listener = App(), MemoryListener()
+
+    async def http(scope, receive, send):
+        signal.raise_signal(signal.SIGINT)
+        app.note("goes on")
+        try:
+            await trio.sleep_forever()
+        finally:
+            app.note("cancelled")
+
+    async def main():
+        await HTTPClient(listener.connect()).request()
+        await serve(app, listeners=[listener])
+
+    app._http = http
+    with pytest.raises(BaseException) as caught:
+        trio.run(main)
+    assert type(caught.value) is KeyboardInterrupt
+    assert app.events == ["startup", "goes on", "cancelled", "shutdown"]
+    assert listener.closed
 
 
 class CancelAtStep(trio.abc.Instrument):

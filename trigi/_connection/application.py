@@ -27,15 +27,11 @@ async def call_application(
 
     Cancellation: from outside, the next checkpoint of the caller raises.
     """
-    context = exchange.context
-    context.running.add(exchange)
     try:
         with exchange.cancel_scope:
-            await context.application(scope, receive, send)
+            await exchange.context.application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 - see above
         return _failure(error, disconnected=exchange.disconnected)
-    finally:
-        context.running.discard(exchange)
     return None
 
 

@@ -27,6 +27,12 @@ from .context import ServerContext
 
 __all__ = ["Exchange"]
 
+CONTINUE_SECONDS = 2.0
+"""What `100 Continue` may take, when it can't be interrupted: it is 25 bytes."""
+
+DISCONNECTS_AT_ONCE = 100
+"""How often an application is told of the disconnect without a checkpoint: then it is one that loops without end."""
+
 
 class Exchange(ABC):
     """One request and its response.
@@ -77,6 +83,7 @@ class Exchange(ABC):
         self._continue_wanted = request.expects_continue
         self._request_given = request.has_body
         self._sending = 0
+        self._disconnects_told = 0
         self._inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
 
     @property
@@ -126,6 +133,7 @@ class Exchange(ABC):
         cancelled scope. Cancellation loses no message.
         """
         if self.complete:
+            await self._tell_disconnect()
             return {"type": "http.disconnect"}
         if not self._request_given:
             self._request_given = True
@@ -141,6 +149,7 @@ class Exchange(ABC):
         except trio.WouldBlock:
             pass
         except trio.EndOfChannel:
+            await self._tell_disconnect()
             return None
         try:
             return await (self._receive_body(inbox) if self.body_expected else inbox.receive())
@@ -150,14 +159,23 @@ class Exchange(ABC):
     async def _receive_body(self, inbox: trio.MemoryReceiveChannel[Message]) -> Message:
         """The next piece of the body: asked for, if the client waits for that, and not waited for without end."""
         if self._continue_wanted:
+            await trio.lowlevel.checkpoint_if_cancelled()
             self._continue_wanted = False
-            await self.send_informational(100, [])
+            # Cancelled in the middle it would be lost, and the connection with it.
+            with suppress(ClientDisconnected), trio.move_on_after(CONTINUE_SECONDS, shield=True):
+                await self.send_informational(100, [])
         with trio.move_on_after(self.context.config.body_timeout):
             return await inbox.receive()
-        await self.refuse_request(
+        self.refuse_request(
             BadRequest("the request's body stalled", status_hint=408, limit="body_timeout"),
         )
-        raise trio.EndOfChannel
+        return await inbox.receive()  # which that ends
+
+    async def _tell_disconnect(self) -> None:
+        """No checkpoint, but for an application that asks again and again, whatever it is told."""
+        self._disconnects_told += 1
+        if self._disconnects_told > DISCONNECTS_AT_ONCE:
+            await trio.lowlevel.checkpoint()
 
     def begin_sending(self) -> None:
         """A `send()` of the application's begins.
@@ -218,8 +236,11 @@ class Exchange(ABC):
         """Send an interim response, unless the head has left or the client can't read one."""
 
     @abstractmethod
-    async def refuse_request(self, error: BadRequest) -> None:
-        """The rest of the request is not to be had: answer if nothing was sent, and treat the client as gone."""
+    def refuse_request(self, error: BadRequest) -> None:
+        """The rest of the request is not to be had: answer if nothing was sent, and treat the client as gone.
+
+        That is left to the reader: here it would be done in the cancel scope of whoever waits for the rest.
+        """
 
     @abstractmethod
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
@@ -238,7 +259,7 @@ class Exchange(ABC):
         if self._inbox is None:
             size = self.context.config.websocket_queue_size if self.is_websocket else 1
             self._inbox = trio.open_memory_channel[Message](size)
-            if self.ended:
+            if self.ended and not self._sending:
                 self._inbox[0].close()
         return self._inbox
 

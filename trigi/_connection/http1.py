@@ -10,6 +10,7 @@ cancel it for the reader to look at the connection's state again.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 
@@ -52,6 +53,7 @@ class HTTP1Connection:
         self._reading = trio.CancelScope()
         self._head_begun = False
         self._woken = False
+        self._refused: BadRequest | None = None
         self._stopping = False
         self._client_finished = False
         self._reader_done: trio.Event | None = None  # somebody waits to take the stream over
@@ -93,10 +95,14 @@ class HTTP1Connection:
                 with trio.CancelScope(deadline=self._deadline) as self._reading:
                     await self._read()
             except BadRequest as error:
-                await self.refuse_request(error)
+                self._refused = error
+            if self._refused is not None:
+                await self._refuse_request(self._refused)
             if self._stopping:
                 return
-            if self._reading.cancelled_caught and not self._woken:
+            # What was read in the same moment may have moved the deadline.
+            is_late = self._reading.cancelled_caught and trio.current_time() >= self._deadline
+            if is_late and not self._woken:
                 await self._time_out()
             self._woken = False
 
@@ -118,10 +124,15 @@ class HTTP1Connection:
         config = self.context.config
         if len(self.context.running) >= config.concurrency_limit:
             self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
-        elif request.is_upgrade:
-            self._applications.start_soon(run_websocket, exchange)
-        else:
-            self._applications.start_soon(run_http, exchange)
+            return
+        self.context.running.add(exchange)  # now: another may be counted before its task begins
+        self._applications.start_soon(self._run, run_websocket if request.is_upgrade else run_http, exchange)
+
+    async def _run(self, run: Callable[[Exchange], Awaitable[None]], exchange: Exchange) -> None:
+        try:
+            await run(exchange)
+        finally:
+            self.context.running.discard(exchange)
 
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange
@@ -134,9 +145,13 @@ class HTTP1Connection:
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, or for the end of the exchange if enough are waiting to be read already."""
         codec = self._codec
-        if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
+        if self._client_finished and not codec.request_complete:
             if self._exchange is None:
                 self.stop()
+            else:
+                self._client_left()
+            return
+        if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
             await trio.sleep_forever()  # the end of the exchange cancels it
         if self._exchange is None and codec.buffered and not self._head_begun:
             self._head_begun = True
@@ -159,9 +174,24 @@ class HTTP1Connection:
 
     async def _time_out(self) -> None:
         if self._exchange is None and self._codec.buffered:
-            await self.refuse_request(
+            await self._refuse_request(
                 BadRequest("the request's head did not come", status_hint=408, limit="header_timeout"),
             )
+        self.stop()
+
+    async def _refuse_request(self, error: BadRequest) -> None:
+        """Answer a request that can't be read with an error if nothing was answered yet, and close."""
+        exchange = self._exchange
+        self.context.observer.request_refused(self.transport.info, error)
+        if exchange is None or not exchange.head_sent:
+            if exchange is not None:
+                exchange.status = error.status_hint
+                exchange.head_sent = True
+                exchange.disconnect()
+            with suppress(ClientDisconnected):
+                await self.transport.write([encode_error(error.status_hint, self.context.default_headers())])
+        elif not exchange.ended:
+            exchange.abort()
         self.stop()
 
     def _leave_exchange(self) -> None:
@@ -220,20 +250,10 @@ class HTTP1Connection:
             or (self._codec.body_remaining or 0) > DISCARD_SIZE
         )
 
-    async def refuse_request(self, error: BadRequest) -> None:
-        """Answer a request that can't be read with an error if nothing was answered yet, and close."""
-        exchange = self._exchange
-        self.context.observer.request_refused(self.transport.info, error)
-        answered = exchange is not None and exchange.head_sent
-        if exchange is not None:
-            if not answered:
-                exchange.status = error.status_hint
-                exchange.head_sent = True
-            exchange.disconnect()
-        if not answered:
-            with suppress(ClientDisconnected):
-                await self.transport.write([encode_error(error.status_hint, self.context.default_headers())])
-        self.stop()
+    def refuse_request(self, error: BadRequest) -> None:
+        """Have the reader answer a request whose body does not come, and close."""
+        self._refused = error
+        self._reading.cancel()
 
     async def hand_over(self) -> bytes:
         """End the reader, leaving the stream to the caller: what it had read already."""
@@ -296,9 +316,9 @@ class HTTP1Exchange(Exchange):
             return
         await self._write([encode_head(status, headers)])
 
-    async def refuse_request(self, error: BadRequest) -> None:
-        """Answer if nothing was sent, treat the client as gone, and close the connection."""
-        await self._http1.refuse_request(error)
+    def refuse_request(self, error: BadRequest) -> None:
+        """Have the reader answer if nothing was sent, treat the client as gone, and close the connection."""
+        self._http1.refuse_request(error)
 
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Answer 101 with these headers, and give the stream that the connection is from then on."""
@@ -315,8 +335,9 @@ class HTTP1Exchange(Exchange):
 
     def finish(self) -> None:
         """The response is complete: the connection may go on to the next request."""
-        super().finish()
-        self._http1.response_ended()
+        if not self.ended:
+            super().finish()
+            self._http1.response_ended()
 
     def abort(self) -> None:
         """Close the connection without the end of the response."""

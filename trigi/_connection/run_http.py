@@ -40,7 +40,7 @@ async def run_http(exchange: Exchange) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         if exchange.ended:
             return
-        timed_out = exchange.cancel_scope.cancelled_caught
+        timed_out = exchange.cancel_scope.cancel_called  # whatever the application made of it
         if failure is None and not timed_out:
             failure = ApplicationError(
                 f"the application returned in state {call.state}, its response incomplete"

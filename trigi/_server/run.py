@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import trio
 
 from trigi.config import Config
-from trigi.exceptions import TrigiError
 from trigi.logs import configure_logging
 from trigi.typing import Application
 
@@ -50,10 +49,10 @@ def run(app: Application | str, config: Config | None = None) -> None:
         raise error
 
 
-async def _serve_until_told_to_stop(server: Server, config: Config) -> TrigiError | None:
+async def _serve_until_told_to_stop(server: Server, config: Config) -> Exception | None:
     """Serve under the process's signals; what went wrong is returned, for a nursery would wrap it in a group."""
     trio.to_thread.current_default_thread_limiter().total_tokens = config.thread_limit
-    error: TrigiError | None = None
+    error: Exception | None = None
     startup = _Startup()
     stop = trio.Event()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -61,7 +60,7 @@ async def _serve_until_told_to_stop(server: Server, config: Config) -> TrigiErro
             nursery.start_soon(_watch_signals, signals, startup, stop, nursery.cancel_scope)
             try:
                 await server.serve(None, None, stop.wait, startup)
-            except TrigiError as raised:
+            except Exception as raised:  # noqa: BLE001 - raised again by run()
                 error = raised
             nursery.cancel_scope.cancel()
     return error
