@@ -17,7 +17,8 @@ CLIENT_SECONDS = 20.0
 
 
 @pytest.fixture
-def app(tmp_path):
+def app(tmp_path, log):
+    log.tolerate("quart.wrappers.base.ClientDisconnectedError")  # newer ones log this of a client that has left
     return QuartTrio("app", root_path=str(tmp_path))
 
 
@@ -206,7 +207,8 @@ async def test_lifespan_and_background_tasks(serve, app):
         assert (await client.get("/")).text == "page"
         await worked.wait()
     await server.stop()
-    assert steps == ["up", "in", "a word", "down", "out", "cancelled"]
+    assert steps[:3] == ["up", "in", "a word"]
+    assert sorted(steps[3:]) == ["cancelled", "down", "out"]
 
 
 async def test_a_startup_that_fails(serve, log, app):

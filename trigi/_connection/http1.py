@@ -123,6 +123,8 @@ class HTTP1Connection:
         exchange = self._exchange = HTTP1Exchange(request, self)
         config = self.context.config
         if len(self.context.running) >= config.concurrency_limit:
+            error = BadRequest("too many requests at once", status_hint=503, limit="concurrency_limit")
+            self.context.observer.request_refused(self.transport.info, error)
             self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
             return
         self.context.running.add(exchange)  # now: another may be counted before its task begins

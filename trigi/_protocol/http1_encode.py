@@ -14,17 +14,19 @@ __all__ = ["LAST_CHUNK", "encode_chunk", "encode_error", "encode_head", "encode_
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-_STATUS_LINES = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+# RFC 9110 has renamed these; Python has the new names from 3.13 on.
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
 }
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
 
 
 def reason_phrase(status: int) -> str:
     """The reason phrase of a status, empty for one that is not registered."""
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return ""
+    return _PHRASES.get(status, "")
 
 
 def encode_head(status: int, headers: Headers) -> bytes:
