@@ -298,6 +298,8 @@ class Certificates(NamedTuple):
     authority: trustme.CA
     ca: str
     server: str  # certificate, chain and key
+    server_chain: str  # the same, in two files
+    server_key: str
     client: str  # the same, for a client's
     stranger: str  # a client's that another authority has signed
 
@@ -326,6 +328,8 @@ def certificates(tmp_path_factory):
         authority,
         write("ca", authority.cert_pem.bytes()),
         write("server", server.private_key_and_cert_chain_pem.bytes()),
+        write("server_chain", b"".join(pem.bytes() for pem in server.cert_chain_pems)),
+        write("server_key", server.private_key_pem.bytes()),
         write("client", client.private_key_and_cert_chain_pem.bytes()),
         write("stranger", stranger.private_key_and_cert_chain_pem.bytes()),
     )

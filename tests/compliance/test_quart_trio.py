@@ -18,7 +18,7 @@ CLIENT_SECONDS = 20.0
 
 @pytest.fixture
 def app(tmp_path, log):
-    log.tolerate("quart.wrappers.base.ClientDisconnectedError")  # newer ones log this of a client that has left
+    log.tolerate("quart.wrappers.base.ClientDisconnectedError")  # so newer ones log a client that has left
     return QuartTrio("app", root_path=str(tmp_path))
 
 

@@ -200,6 +200,18 @@ async def test_large_bodies_both_ways(server, curl, certificates):
         assert len((await client.get("/large")).content) == 10_000_000
 
 
+async def test_the_command_line(serve_process, curl, certificates):
+    """Certificate and key in two files, and a client's certificate asked for."""
+    folder = str(Path(__file__).parent)
+    options = ["--certfile", certificates.server_chain, "--keyfile", certificates.server_key]
+    options += ["--ca-certs", certificates.ca, "--verify-mode", "required"]
+    server = serve_process(*options, "--app-dir", folder, "--lifespan", "off", "large_bodies_app:app")
+    assert server.url.startswith("https://127.0.0.1:")
+    known = ("--cacert", certificates.ca, "--cert", certificates.client)
+    assert (await curl(*known, "-T", "-", server.url, stdin=bytes(1_000_000))).out == b"1000000\n"
+    assert (await curl("--cacert", certificates.ca, server.url)).status in REFUSED
+
+
 async def test_tls_over_a_unix_socket(serve, curl, certificates, tmp_path):
     path = str(tmp_path / "socket")
     await serve(show, bind=[f"unix:{path}"], certfile=certificates.server)

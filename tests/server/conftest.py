@@ -88,12 +88,32 @@ class MemoryListener(trio.abc.Listener[trio.abc.Stream]):
         await trio.lowlevel.checkpoint()
 
 
+class Trigger:
+    """What a server waits for: to be told to shut down, or that something has gone wrong."""
+
+    def __init__(self) -> None:
+        self._pulled = trio.Event()
+        self._error: BaseException | None = None
+
+    def set(self) -> None:
+        self._pulled.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._pulled.set()
+
+    async def wait(self) -> None:
+        await self._pulled.wait()
+        if self._error is not None:
+            raise self._error
+
+
 class Served:
     """A server that runs in a task of its own.
 
     Attributes:
         listener: its only one.
-        stop: set it, and the server shuts down gracefully.
+        stop: set it, and the server shuts down gracefully; or have it fail.
         scope: around `serve`.
         ended: `serve` has returned, or raised.
         ended_at: when.
@@ -109,7 +129,7 @@ class Served:
         give_up: Callable[[], None] | None,
     ) -> None:
         self.listener = listener
-        self.stop = trio.Event()
+        self.stop = Trigger()
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
         self.ended_at = inf

@@ -565,6 +565,29 @@ async def test_a_program_of_its_own_may_give_up(serving, log):
     assert gave_up == [15]
 
 
+@pytest.mark.parametrize("what", ["listener", "trigger"])
+async def test_clean_up_that_takes_too_long_after_something_broke(serving, log, what):
+    """What broke is raised when the clean-up is over; a program of its own does not wait for that."""
+    app = App()
+    app._http = working(app, inf, cleanup=7)
+    gave_up, error = [], ValueError("broken")
+
+    def give_up():
+        gave_up.append(trio.current_time())
+
+    async with serving(app, give_up=give_up, cleanup_timeout=5) as served:
+        await request(served)
+        if what == "listener":
+            served.listener.fail(error)
+        else:
+            served.stop.fail(error)
+        assert await served.wait_ended() == 7
+        assert served.raised() is error
+    assert gave_up == [5]
+    assert len(log.troubles) == 1
+    assert app.events[-2:] == ["/ cancelled", "shutdown"]
+
+
 async def test_what_is_left_when_the_report_comes_is_named(serving, log):
     """Two are cancelled, one of them does not end."""
     app = App()

@@ -153,15 +153,19 @@ class Server:
             try:
                 async with trio.open_nursery() as connections:
                     watching.start_soon(self._watch_clean_up, context, connections.cancel_scope, closed)
-                    async with trio.open_nursery() as accepting:
-                        # In the startup's context, so that its context variables reach every request.
-                        lifespan.context.run(
-                            accepting.start_soon, self._accept, listeners, context, connections
-                        )
-                        announce()
-                        await shutdown_trigger()
-                        context.draining.set()
-                        accepting.cancel_scope.cancel()
+                    try:
+                        async with trio.open_nursery() as accepting:
+                            # In the startup's context, so that its context variables reach every request.
+                            lifespan.context.run(
+                                accepting.start_soon, self._accept, listeners, context, connections
+                            )
+                            announce()
+                            await shutdown_trigger()
+                            context.draining.set()
+                            accepting.cancel_scope.cancel()
+                    except BaseException:
+                        watching.cancel_scope.cancel()  # which is how it learns that calls are being cancelled
+                        raise
                     began = trio.current_time()
                     self._waited_for = len(context.running)
                     for connection in list(context.connections):
