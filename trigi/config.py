@@ -286,7 +286,7 @@ class Config:
     )
     keep_alive_timeout: float = seconds(5, "A connection waiting for its next request.")
     body_timeout: float = seconds(30, "The next piece of a request's body that the application waits for.")
-    write_timeout: float = seconds(30, "One write with no progress, because the client does not read.")
+    write_timeout: float = seconds(30, "Each 64 KiB of a write, while the client does not read.")
     request_timeout: float = seconds(inf, "One call of the application. Past it: 504, or a cut connection.")
     disconnect_grace: float = seconds(5, "What the application may still do after its client left.")
     websocket_ping_interval: float = seconds(20, "Between two pings; more than 0.")

@@ -39,7 +39,7 @@ def waiter():
     return Waiter()
 
 
-# Reaching receive() [HD-03 to 05, HD-13, HD-15, HD-20]
+# Reaching receive()
 
 
 async def close(client):
@@ -247,7 +247,7 @@ async def test_a_receive_that_waits_is_told_of_the_end_of_the_response(serve):
     assert seen == [DISCONNECT] * 2
 
 
-# send() [HD-06 to 08, HD-14]
+# What send() tells of it
 
 
 async def test_send_raises_an_oserror(serve):
@@ -343,7 +343,7 @@ async def test_an_error_that_cannot_be_written(serve):
     assert len(client.observer.failures) == 1
 
 
-# The grace [HD-09]
+# The grace
 
 
 class Worker:
@@ -573,7 +573,8 @@ async def test_half_close_allowed_behind_a_body_that_is_cut_off(serve):
     async def app(scope, receive, send):
         if scope["path"] == "/1":
             await trio.sleep(1)
-            return await respond(send, b"1")
+            await respond(send, b"1")
+            return
         while not messages or messages[-1] != DISCONNECT:
             messages.append(await receive())
         messages.append(trio.current_time())

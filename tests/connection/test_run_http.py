@@ -25,7 +25,7 @@ REQUEST = {"type": "http.request", "body": b"", "more_body": False}
 DISCONNECT = {"type": "http.disconnect"}
 
 
-# Messages that are wrong [HE-01 to 24]
+# Messages that are wrong
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_a_body_that_is_changed_after_it_was_sent(serve):
     assert (await serve(app).fetch()).body == b"before"
 
 
-# The announced length [HT-24, HT-25]
+# The announced length
 
 
 @pytest.mark.parametrize("pieces", [[b"12345678"], [b"123", b"45678"], [b"12345", b"6", b""]])
@@ -221,7 +221,7 @@ async def test_the_length_is_kept_before_trailers_too(serve):
         await serve(app).fetch()
 
 
-# Failing applications [HE-25 to 35]
+# Failing applications
 
 
 class Oddity(BaseException):
@@ -475,7 +475,7 @@ async def test_cancelling_its_own_scope(serve):
     assert client.observer.failures == []
 
 
-# A client that left is not the application's failure [HD-10, HD-16, HD-19]
+# A client that left is not the application's failure
 
 
 @pytest.mark.parametrize(
@@ -591,7 +591,7 @@ async def test_returning_after_the_client_left(serve):
     assert client.observer.failures == []
 
 
-# receive() and checkpoints
+# What receive() gives without a checkpoint
 
 
 async def test_a_message_that_is_there_comes_without_a_checkpoint(serve):
@@ -876,7 +876,7 @@ async def test_a_cancelled_application_does_not_go_on_sending(serve, method, bod
         nonlocal rounds
         await start(send)
         scope["extensions"]["trigi"]["cancel_scope"].cancel()
-        for rounds in range(MANY):
+        for rounds in range(MANY):  # noqa: B007 - told to the test
             await send_body(send, body, more=True)
 
     client = serve(app)
@@ -892,7 +892,7 @@ async def test_what_is_sent_after_the_end_is_a_cancellation_point(serve):
         nonlocal rounds
         await respond(send)
         scope["extensions"]["trigi"]["cancel_scope"].cancel()
-        for rounds in range(MANY):
+        for rounds in range(MANY):  # noqa: B007 - told to the test
             await send_body(send, b"late", more=True)
 
     client = serve(app)
@@ -908,7 +908,7 @@ async def test_a_loop_of_sends_to_a_client_that_left(serve):
     async def app(scope, receive, send):
         nonlocal rounds
         await start(send)
-        for rounds in range(MANY):
+        for rounds in range(MANY):  # noqa: B007 - told to the test
             with suppress(OSError):
                 await send_body(send, b"x", more=True)
 
@@ -922,14 +922,14 @@ async def test_a_loop_of_sends_to_a_client_that_left(serve):
 
 @pytest.mark.parametrize("target", ["/", "/respond"])
 async def test_a_loop_of_receives_after_the_end(serve, target):
-    """Does not keep others from running, and ends when the application is cancelled, though a message is always there."""
+    """Keeps nobody from running, and ends when the application is cancelled, though a message is always there."""
     rounds = 0
 
     async def app(scope, receive, send):
         nonlocal rounds
         if target == "/respond":
             await respond(send)
-        for rounds in range(MANY):
+        for rounds in range(MANY):  # noqa: B007 - told to the test
             await receive()
 
     client = serve(app, disconnect_grace=0)

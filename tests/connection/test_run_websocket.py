@@ -756,7 +756,8 @@ class TestRefusal:
                 await send(ACCEPT)
             with pytest.raises(ClientDisconnected):
                 await send(DENY)
-            await send(CLOSE_IT)  # nothing to close
+            with trio.testing.assert_checkpoints():
+                await send(CLOSE_IT)  # nothing to close
             told.append((await receive(), trio.current_time()))
 
         async with serving(application) as served:
@@ -1887,12 +1888,16 @@ class TestProtocolErrors:
         assert len(log.messages) == 2
         assert log.messages[1]["reason"]
 
-    async def test_client_in_the_middle_of_a_message_can_read_why(self):
+    @pytest.mark.parametrize(
+        ("opcode", "payload", "code"),
+        [(3, bytes(500_000), 1002), (TEXT, b"\xff" * 500_000, 1007), (BINARY, bytes(500_001), 1009)],
+    )
+    async def test_client_in_the_middle_of_a_message_can_read_why(self, opcode, payload, code):
         """Closing with bytes unread would reset the connection, and the close frame be lost."""
-        async with serving(Log(), streams=narrow_pair, websocket_message_size_limit=10_000) as served:
+        async with serving(Log(), streams=narrow_pair, websocket_message_size_limit=500_000) as served:
             await served.client.connect()
-            await served.client.send(bytes(1_000_000))
-            assert (await served.client.wait_closed()).code == 1009
+            await served.client.send_frame(opcode, payload)
+            assert (await served.client.wait_closed()).code == code
             await served.client.wait_end()
 
     async def test_client_that_never_stops_is_not_read_for_ever(self):
@@ -1961,6 +1966,28 @@ class TestDisconnect:
             await served.finished.wait()
         assert outcomes == [LOST]
         assert trio.current_time() < 12
+
+    async def test_a_waiting_receive_learns_of_the_loss_after_the_send_has_ended(self):
+        """Behaviour 9.3."""
+        order = []
+
+        @accepting
+        async def application(receive, send):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def listen():
+                    order.append(await receive())
+
+                with pytest.raises(ClientDisconnected):
+                    await send({"type": "websocket.send", "bytes": bytes(10_000)})
+                order.append("send has ended")
+
+        async with serving(application, streams=narrow_pair) as served:
+            await served.client.connect()
+            await wait_all_tasks_blocked()
+            served.stream.reset()
+        assert order == ["send has ended", LOST]
 
     @pytest.mark.parametrize("leave", ["close", "aclose"])
     async def test_grace(self, leave):

@@ -470,6 +470,24 @@ def test_what_remains_of_a_body_is_known_if_its_length_is(parser):
     assert (codec.body_remaining, codec.request_complete) == (None, False)
 
 
+def test_a_codec_is_idle_while_nothing_of_a_request_has_come(parser):
+    codec = make_codec(parser)
+    assert codec.idle
+    for byte in POST + b"Content-Length: 1\r\n\r\nx":
+        codec.receive_data(bytes((byte,)))
+        events(codec)
+        assert not codec.idle
+    codec.start_next_cycle()
+    assert codec.idle
+    codec.receive_data(b"\r\n")
+    events(codec)
+    assert codec.idle  # a blank line is nothing of a request
+    codec.receive_data(b"\x00")
+    with pytest.raises(BadRequest):
+        codec.next_event()
+    assert not codec.idle
+
+
 # Pipelining
 
 

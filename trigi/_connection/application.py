@@ -32,6 +32,8 @@ async def call_application(
             await exchange.context.application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 - see above
         return _failure(error, disconnected=exchange.disconnected)
+    finally:
+        exchange.context.running.discard(exchange)
     return None
 
 

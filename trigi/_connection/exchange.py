@@ -101,7 +101,7 @@ class Exchange(ABC):
         try:
             inbox.send_nowait(message)
         except trio.WouldBlock:
-            with suppress(trio.ClosedResourceError):
+            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
                 await inbox.send(message)
 
     def disconnect(self, *, in_order: bool = False) -> None:
@@ -116,10 +116,8 @@ class Exchange(ABC):
             return
         self.disconnected = True
         self.complete = in_order
-        grace = self.extension["disconnect_grace"]
-        if (
-            not isinstance(grace, int | float) or not grace >= 0
-        ):  # the application has put something else there
+        grace = self.extension.get("disconnect_grace")
+        if not isinstance(grace, int | float) or not grace >= 0:  # the application has put that there
             grace = self.context.config.disconnect_grace
         self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
         self._end()
@@ -176,6 +174,13 @@ class Exchange(ABC):
         self._disconnects_told += 1
         if self._disconnects_told > DISCONNECTS_AT_ONCE:
             await trio.lowlevel.checkpoint()
+
+    def release(self) -> None:
+        """The application has returned: what it has not received is dropped now, not when memory is collected."""
+        if self._inbox is not None:
+            self._inbox[0].close()
+            self._inbox[1].close()
+        self.on_drain = None
 
     def begin_sending(self) -> None:
         """A `send()` of the application's begins.

@@ -61,16 +61,19 @@ class HTTP1Connection:
     async def serve(self) -> None:
         """Serve until the client or the server has enough, and every application call has ended."""
         self.context.connections.add(self)
+        if self.context.draining.is_set():  # it has begun since this connection was accepted
+            self.drain()
         try:
             async with trio.open_nursery() as self._applications:
                 try:
                     await self._read_requests()
                 finally:
-                    self._leave_exchange()
+                    if self._reader_done is not None:
+                        self._reader_done.set()
+                    elif self._exchange is not None and not self._exchange.ended:
+                        self._exchange.abort()
                 if self._reader_done is None:
                     await self._close()
-                else:
-                    self._reader_done.set()
         finally:
             self.context.connections.discard(self)
             await self.transport.close()
@@ -195,10 +198,6 @@ class HTTP1Connection:
         elif not exchange.ended:
             exchange.abort()
         self.stop()
-
-    def _leave_exchange(self) -> None:
-        if self._exchange is not None and self._reader_done is None:
-            self._exchange.disconnect()
 
     async def _close(self) -> None:
         """Close so that the client can read what was sent to it last, if it may still be sending itself."""

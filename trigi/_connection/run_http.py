@@ -50,6 +50,7 @@ async def run_http(exchange: Exchange) -> None:
     finally:
         if not exchange.ended:
             exchange.abort()
+        exchange.release()
 
 
 class HTTPCall:

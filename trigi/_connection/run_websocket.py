@@ -6,6 +6,7 @@ The application's call is the body of a nursery. Once it has accepted, the nurse
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from math import inf
 
@@ -75,6 +76,7 @@ async def run_websocket(exchange: Exchange) -> None:
     finally:
         if not exchange.ended:
             exchange.abort()
+        exchange.release()
 
 
 class WebSocketCall:
@@ -99,6 +101,8 @@ class WebSocketCall:
         self._reading = trio.CancelScope()
         self._keeping_alive = trio.CancelScope()
         self._heard = trio.Event()  # something came since the last ping
+        self._unread = 0  # bytes of memory that the messages in the inbox take
+        self._room = trio.Event()  # they have become fewer, or nobody wants them any more
         self._delivering = False
         self._reader_done = trio.Event()
 
@@ -114,6 +118,8 @@ class WebSocketCall:
             return {"type": "websocket.connect"}
         message = await self._exchange.next_message()
         if message is not None:
+            self._unread -= sys.getsizeof(message.get("text", message.get("bytes")))
+            self._room.set()
             return message
         return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
 
@@ -218,7 +224,7 @@ class WebSocketCall:
             with suppress(ClientDisconnected):
                 await self._close(INTERNAL_ERROR if failed else NORMAL_CLOSURE)
             return
-        timed_out = exchange.cancel_scope.cancelled_caught
+        timed_out = exchange.cancel_scope.cancel_called
         if not failed and not timed_out:
             exchange.context.observer.application_failed(
                 exchange, ApplicationError(f"the application returned in state {self.state}")
@@ -237,6 +243,7 @@ class WebSocketCall:
         assert self._codec is not None
         frame = self._codec.close(code, reason)
         self.state = WebSocket.CLOSED
+        self._room.set()
         # The client's close frame may have been answered already, and wait for the application behind messages.
         self._closed = self._codec.closed or Closed(code, reason)
         self._session.start_soon(self._end_within_close_timeout)
@@ -290,8 +297,18 @@ class WebSocketCall:
                     self._client_closed(event)
 
     async def _deliver(self, data: str | bytes) -> None:
+        """Into the inbox, once there is room: for `websocket_queue_size` messages, and for the memory they take.
+
+        That is `websocket_message_size_limit` for all of them, or one message.
+        """
         key = "text" if isinstance(data, str) else "bytes"
+        size = sys.getsizeof(data)
         self._delivering = True
+        limit = self._config.websocket_message_size_limit
+        while self._unread and self._unread + size > limit and self.state is WebSocket.OPEN:
+            self._room = trio.Event()
+            await self._room.wait()
+        self._unread += size
         await self._exchange.deliver({"type": "websocket.receive", key: data})
         self._delivering = False
 
@@ -307,6 +324,8 @@ class WebSocketCall:
             while True:
                 await trio.sleep(self._config.websocket_ping_interval)
                 self._heard = trio.Event()
+                # While the application is behind, nothing is read: that is its doing, not the client's.
+                is_behind = self._delivering
                 try:
                     await self._write(self._codec.ping())
                 except ClientDisconnected:
@@ -315,8 +334,7 @@ class WebSocketCall:
                     await self._heard.wait()
                 if self._codec.close_sent:  # no ping can be sent any more, and closing has its own timeout
                     return
-                # While the application is behind, nothing is read: that is its doing, not the client's.
-                if not self._heard.is_set() and not self._delivering:
+                if not self._heard.is_set() and not is_behind:
                     self._reading.cancel()
                     return
 

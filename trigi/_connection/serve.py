@@ -41,15 +41,33 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
 async def _shake_hands(stream: trio.SSLStream[Any], context: ServerContext, info: ConnectionInfo) -> bool:
     """Whether the client got through the TLS handshake."""
     error: Exception = TimeoutError("the TLS handshake took longer than tls_handshake_timeout")
-    with trio.move_on_after(context.config.tls_handshake_timeout):
+    with trio.move_on_after(context.config.tls_handshake_timeout) as scope:
+        handshake = _Handshake(scope)
+        context.connections.add(handshake)
+        if context.draining.is_set():  # it has begun since this connection was accepted
+            handshake.drain()
         try:
             await stream.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             error = broken
         else:
             return True
-    context.observer.handshake_failed(info.client, error)
+        finally:
+            context.connections.discard(handshake)
+    if not context.draining.is_set():
+        context.observer.handshake_failed(info.client, error)
     return False
+
+
+class _Handshake:
+    """A connection that is still in its TLS handshake: nothing is open that could be finished."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+
+    def drain(self) -> None:
+        """End it now."""
+        self._scope.cancel()
 
 
 def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
