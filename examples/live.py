@@ -15,10 +15,8 @@ from pathlib import Path
 import trio
 
 PAGE = Path(__file__).with_name("live.html")
-POEM = (
-    "A nursery was opened, and three small tasks went in. One slept upon a checkpoint, one listened for its kin; the "
-    "third one streamed these words to you, a token at a time. And when you closed the page, it stopped, mid-"
-).split(" ")
+POEM = """A nursery was opened, and three small tasks went in. One slept upon a checkpoint, one listened for its kin;
+the third one streamed these words to you, a token at a time. And when you closed the page, it stopped, mid-""".split()
 
 
 async def app(scope, receive, send):
@@ -48,7 +46,9 @@ async def page(path, send):
 async def stream(send):
     """Words without end, as a language model sends them. Nothing here asks whether somebody still listens."""
     with shown_as("stream"):
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+        )
         while True:
             for word in POEM:
                 await send({"type": "http.response.body", "body": word.encode() + b" ", "more_body": True})
@@ -107,7 +107,8 @@ async def watch(receive, send):
     watchers.add(events_in)
     try:
         for number, kind in running.items():
-            await send({"type": "websocket.send", "text": json.dumps({"event": "runs", "number": number, "kind": kind})})
+            event = {"event": "runs", "number": number, "kind": kind}
+            await send({"type": "websocket.send", "text": json.dumps(event)})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(leave_with, receive, nursery.cancel_scope)
             async for event in events_out:

@@ -465,7 +465,9 @@ def test_a_failed_lifespan(errors, stage, lifespan):
     if (stage, lifespan) == ("starting", "auto"):
         assert record.levelno == logging.INFO
         assert record.exc_info is None
-        assert "the application has no lifespan: it raised KeyError: 'no\\x5cnlifespan' (" in record.getMessage()
+        assert (
+            "the application has no lifespan: it raised KeyError: 'no\\x5cnlifespan' (" in record.getMessage()
+        )
     else:
         assert record.levelno == logging.ERROR
         assert record.getMessage() == f"application failed in its lifespan, {stage}"

@@ -49,7 +49,7 @@ class Log(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.records: list[tuple[logging.LogRecord, str]] = []
-        self._expected: list[str] = []
+        self._expected: list[tuple[str, ...]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append((record, self.format(record)))
@@ -69,12 +69,13 @@ class Log(logging.Handler):
         return [
             text
             for record, text in self.records
-            if record.levelno >= logging.ERROR and not any(part in text for part in self._expected)
+            if record.levelno >= logging.ERROR
+            and not any(all(part in text for part in parts) for parts in self._expected)
         ]
 
-    def tolerate(self, part: str) -> None:
-        """Take errors with this in their text or traceback for no failures, should there be any."""
-        self._expected.append(part)
+    def tolerate(self, *parts: str) -> None:
+        """Take errors with all of these in their text or traceback for no failures, should there be any."""
+        self._expected.append(parts)
 
     async def expect(self, part: str) -> str:
         """Wait for an error with this in its text or traceback, and take it for no failure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import threading
@@ -269,7 +270,7 @@ async def test_the_client_leaves_a_stream_whose_generator_nobody_closes(serve):
     client = await server.connect()
     await client.read_until(b"word word word")
     await client.leave()
-    await cleaned_up.wait()
+    await server.until(lambda: gc.collect() >= 0 and cleaned_up.is_set())
     await server.stop()
     assert server.log.errors == []
 
@@ -701,7 +702,8 @@ async def test_a_websocket_that_only_sends_ends_when_its_client_leaves(serve, in
     server = await serve(Starlette(routes=[WebSocketRoute("/", tell)]))
 
     def talk():
-        with websocket(server) as client:
+        # Without a bound on its queue: with one, it does not read on while it waits for its closing to be answered.
+        with websocket(server, max_queue=None) as client:
             client.recv(CLIENT_SECONDS)
             client.close(1001)
 

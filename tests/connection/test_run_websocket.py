@@ -871,6 +871,23 @@ class TestDenial:
             assert received == [LOST]
             assert [(each.status, each.complete) for each in served.observer.ended] == [(401, True)]
 
+    async def test_nothing_may_follow(self):
+        refused = []
+
+        @before_accept
+        async def application(receive, send):
+            await send(DENY)
+            await send({**DENIAL_BODY, "body": b"nope"})
+            for message in (DENIAL_BODY, {**DENIAL_BODY, "more_body": True}, DENY, ACCEPT, CLOSE_IT):
+                with pytest.raises(UnexpectedMessage) as error:
+                    await send(message)
+                refused.append(error.value.state)
+
+        async with serving(application) as served:
+            assert (await served.http.fetch(headers=HANDSHAKE)).body == b"nope"
+            assert await served.http.rest() == b""
+        assert refused == ["CLOSED"] * 5
+
     async def test_parts_of_the_body_are_flushed(self):
         """ED-02, ED-08."""
         turn = trio.testing.Sequencer()
@@ -2466,6 +2483,32 @@ class TestKeepAlive:
                 await client.send_close(4001)
         assert len(log) == messages + 1
         assert log[-1]["code"] == 4001
+
+    async def test_an_application_that_has_just_caught_up(self):
+        """From then on the client has the whole timeout again: its pong may have waited behind other things."""
+        told = []
+
+        @accepting
+        async def application(receive, send):
+            await trio.sleep(39.5)
+            told.extend(await receive_all(receive))
+
+        async with serving(
+            application,
+            answers=False,
+            websocket_queue_size=1,
+            websocket_ping_interval=20,
+            websocket_ping_timeout=20,
+        ) as served:
+            client = served.client
+            await client.connect()
+            for i in range(3):
+                await client.send(str(i))
+            await trio.sleep(41)
+            await client.send_frame(PONG)
+            await client.send_close(4001)
+            await served.finished.wait()
+        assert told[-1]["code"] == 4001
 
     async def test_an_application_that_is_always_a_little_behind(self):
         """It takes a message a second, and the client always has more."""

@@ -89,7 +89,7 @@ class Exchange(ABC):
     @property
     def bodyless(self) -> bool:
         """Whether the response has no body, whatever its headers say (RFC 9110, 6.4.1)."""
-        return self.request.method == "HEAD" or self.status in (204, 304)
+        return self.request.method.upper() == "HEAD" or self.status in (204, 304)
 
     # Called by the reader
 
