@@ -9,6 +9,7 @@ import trio.testing
 from tests.connection.conftest import echo, hello, read_body, respond, send_body, socket_like_pair, start
 from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
 from trigi._connection.transport import READ_SIZE
+from trigi.exceptions import ClientDisconnected
 
 PIPE = 1000
 """Bytes on their way in each direction, on the streams of these tests."""
@@ -238,6 +239,48 @@ async def test_reading_and_writing_at_once(serve):
 
         await client.settle()
         assert (await client.response()).body == body
+
+
+async def test_tasks_that_send_at_once(serve):
+    """One piece goes on the wire after the other, none is torn."""
+
+    async def app(scope, receive, send):
+        await start(send)
+        async with trio.open_nursery() as nursery:
+            for letter in (b"a", b"b", b"c"):
+                nursery.start_soon(
+                    send, {"type": "http.response.body", "body": letter * 5000, "more_body": True}
+                )
+        await send_body(send)
+
+    client = serve(app, pair=narrow_pair)
+    body = (await client.fetch()).body
+    assert len(body) == 15_000
+    assert body.replace(b"a" * 5000, b"").replace(b"b" * 5000, b"").replace(b"c" * 5000, b"") == b""
+
+
+async def test_tasks_that_send_at_once_to_a_client_that_leaves(serve):
+    """All are told, also those whose turn had not come."""
+    raised = []
+
+    async def app(scope, receive, send):
+        async def send_piece():
+            with pytest.raises(ClientDisconnected):
+                await send_body(send, b"x" * 5000, more=True)
+            raised.append(trio.current_time())
+
+        await start(send)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(send_piece)
+
+    client = serve(app, pair=narrow_pair)
+    await client.request()
+    await trio.sleep(7)
+    began = trio.current_time()
+    await client.leave()
+    await client.done.wait()
+    assert raised == [began] * 3
 
 
 # Silence

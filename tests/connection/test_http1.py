@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from tests.connection.conftest import (
+    Recorder,
     echo,
     hello,
     read_body,
@@ -22,8 +23,10 @@ from tests.connection.conftest import (
     socket_like_pair,
     start,
 )
+from trigi._connection.context import ServerContext
 from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
 from trigi._connection.transport import WRITE_SIZE
+from trigi.config import Config
 from trigi.testing import IncompleteResponse
 
 FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
@@ -230,6 +233,21 @@ async def test_receive_and_send_are_async_functions(serve):
         await respond(send, b"%d%d" % (iscoroutinefunction(receive), iscoroutinefunction(send)))
 
     assert (await serve(app).fetch()).body == b"11"
+
+
+async def test_the_scope_over_tls(serve, tls_pair, keeper):
+    """Each has its own copy of what is known of TLS. [HS-09]"""
+    observer = Recorder()
+    context = ServerContext(
+        keeper, Config(), observer=observer, describe_tls=lambda stream: {"tls_version": 0x0304}
+    )
+    client = serve(keeper, pair=tls_pair, context=context)
+    await client.fetch()
+    assert keeper.scope["scheme"] == "https"
+    assert keeper.scope["extensions"]["tls"] == {"tls_version": 0x0304}
+    keeper.scope["extensions"]["tls"].clear()
+    await client.fetch()
+    assert keeper.scope["extensions"]["tls"] == {"tls_version": 0x0304}
 
 
 async def test_an_unknown_upgrade_is_ignored(serve, keeper):
@@ -1220,6 +1238,27 @@ async def test_drain_closes_an_idle_connection(serve):
     drain(client)
     assert await client.rest() == b""
     assert trio.current_time() == began
+
+
+async def test_drain_before_the_connection_begins(serve):
+    client = serve(hello)
+    client.context.draining.set()
+    began = trio.current_time()
+    assert await client.rest() == b""
+    assert trio.current_time() == began
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_drain_in_the_handshake(serve, tls_pair, late):
+    """Which is no failure of the client's."""
+    client = serve(hello, pair=tls_pair)
+    if not late:
+        await client.settle()
+    began = trio.current_time()
+    drain(client)
+    assert await client.stream.transport_stream.receive_some() == b""
+    assert trio.current_time() == began
+    assert client.observer.handshakes == []
 
 
 async def test_drain_closes_a_connection_without_any_request(serve):

@@ -312,6 +312,7 @@ async def test_a_stalled_body_after_the_response_began(serve, elapsed):
         await client.response()
     assert elapsed() == 7
     assert caught.value.response.status == 200
+    await client.done.wait()
     await client.settle()
     assert messages == [DISCONNECT]
     assert client.observer.refused[0].limit == "body_timeout"

@@ -336,8 +336,9 @@ class HTTP1Exchange(Exchange):
 
     def finish(self) -> None:
         """The response is complete: the connection may go on to the next request."""
-        if not self.ended:
-            super().finish()
+        ended = self.ended
+        super().finish()
+        if not ended:
             self._http1.response_ended()
 
     def abort(self) -> None:
