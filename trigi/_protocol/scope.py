@@ -56,29 +56,16 @@ def http_scope(
     extension: dict[str, Any],
 ) -> dict[str, Any]:
     """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope"); `extension` is trigi's own."""
-    extensions: dict[str, dict[str, Any]] = {
-        "trigi": extension,
+    scope = _request_scope(request, connection, root_path, state)
+    scope["type"] = "http"
+    scope["scheme"] = "http" if connection.tls is None else "https"
+    scope["method"] = request.method.upper()
+    scope["extensions"] |= {
         "http.response.early_hint": {},
         "http.response.trailers": {},
+        "trigi": extension,
     }
-    if connection.tls is not None:
-        extensions["tls"] = _copy_tls(connection.tls)
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
-        "http_version": request.http_version,
-        "method": request.method.upper(),
-        "scheme": "http" if connection.tls is None else "https",
-        "path": mounted_path(request.raw_path, root_path),
-        "raw_path": request.raw_path,
-        "query_string": request.query_string,
-        "root_path": root_path,
-        "headers": list(request.headers),
-        "client": connection.client,
-        "server": connection.server,
-        "state": state.copy(),
-        "extensions": extensions,
-    }
+    return scope
 
 
 def websocket_scope(
@@ -91,14 +78,21 @@ def websocket_scope(
     subprotocols: list[str],
 ) -> dict[str, Any]:
     """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""
-    extensions: dict[str, dict[str, Any]] = {"trigi": extension, "websocket.http.response": {}}
-    if connection.tls is not None:
-        extensions["tls"] = _copy_tls(connection.tls)
+    scope = _request_scope(request, connection, root_path, state)
+    scope["type"] = "websocket"
+    scope["scheme"] = "ws" if connection.tls is None else "wss"
+    scope["subprotocols"] = list(subprotocols)
+    scope["extensions"] |= {"websocket.http.response": {}, "trigi": extension}
+    return scope
+
+
+def _request_scope(
+    request: Request, connection: ConnectionInfo, root_path: str, state: dict[str, Any]
+) -> dict[str, Any]:
+    """What the two kinds of scope that begin with a request have in common."""
     return {
-        "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
         "http_version": request.http_version,
-        "scheme": "ws" if connection.tls is None else "wss",
         "path": mounted_path(request.raw_path, root_path),
         "raw_path": request.raw_path,
         "query_string": request.query_string,
@@ -106,9 +100,8 @@ def websocket_scope(
         "headers": list(request.headers),
         "client": connection.client,
         "server": connection.server,
-        "subprotocols": list(subprotocols),
         "state": state.copy(),
-        "extensions": extensions,
+        "extensions": {} if connection.tls is None else {"tls": _copy_tls(connection.tls)},
     }
 
 
