@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
+from inspect import get_annotations
 
 import pytest
 import trio
 import trio.testing
 
-from tests.connection.conftest import echo, hello, read_body, respond, send_body, socket_like_pair, start
-from trigi._connection.context import Observer, ServerContext
+from tests.connection.conftest import (
+    Recorder,
+    echo,
+    hello,
+    read_body,
+    respond,
+    send_body,
+    socket_like_pair,
+    start,
+)
+from trigi._connection.context import ExchangeReport, Observer, ServerContext
 from trigi._connection.serve import serve_stream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage
@@ -986,6 +996,33 @@ async def test_no_status_of_a_response_that_never_was(serve):
     assert (report.status, report.complete, report.bytes_sent, report.duration) == (None, False, 0, 2)
 
 
+async def test_an_exchange_can_be_reported_before_it_has_ended(serve):
+    """A failure is reported before the response to it: what there is to know is there, in its initial state."""
+    seen = []
+
+    class Reader(Recorder):
+        def application_failed(self, exchange, error):
+            super().application_failed(exchange, error)
+            seen.append({name: getattr(exchange, name) for name in get_annotations(ExchangeReport)})
+
+    async def app(scope, receive, send):
+        raise ValueError
+
+    client = serve(app, context=ServerContext(app, Config(), observer=Reader()))
+    assert (await client.fetch()).status == 500
+    (report,) = seen
+    assert report.pop("request").method == "GET"
+    assert report.pop("connection").client is None
+    assert report == {
+        "status": None,
+        "response_headers": [],
+        "bytes_sent": 0,
+        "duration": 0,
+        "complete": False,
+        "is_websocket": False,
+    }
+
+
 def test_control_c_is_not_the_applications():
     """It belongs to the program that serves: the application is cancelled by what that makes of it."""
     seen = []
@@ -1009,7 +1046,13 @@ def test_control_c_is_not_the_applications():
             await HTTPClient(client).request()
             await trio.sleep(1000)
 
-    with pytest.raises(BaseExceptionGroup) as caught:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # which a background process does not have
+    try:
+        with pytest.raises(BaseExceptionGroup) as caught:
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.group_contains(KeyboardInterrupt)
     assert seen == [trio.Cancelled]

@@ -745,6 +745,23 @@ class TestRefusal:
             await served.client.close()
             assert not served.context.running
 
+    async def test_accept_that_outlives_the_call(self):
+        """The application has returned, but a task that it started elsewhere is accepting: then it is closed."""
+        async with trio.open_nursery() as elsewhere:
+
+            @before_accept
+            async def application(receive, send):
+                elsewhere.start_soon(send, ACCEPT)
+                await trio.sleep(1)
+
+            async with serving(application, streams=partial(socket_like_pair, 16)) as served:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(served.client.send_request)
+                    await trio.sleep(2)
+                    await served.client.receive_answer()
+                assert (await served.client.wait_closed()).code == 1000
+                await served.finished.wait()
+
     async def test_client_leaves_before_accept(self):
         """WE-37: a waiting receive() is told at once."""
         told = []
@@ -1694,6 +1711,29 @@ class TestClosing:
         assert outcomes == [{**LOST, "code": 4002}]
         assert [each.complete for each in served.observer.ended] == [True]
 
+    async def test_both_close_at_once_and_the_client_does_not_stay(self):
+        outcomes = []
+
+        @accepting
+        async def application(receive, send):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, {"type": "websocket.send", "bytes": bytes(1000)})
+                await trio.sleep(1)
+                try:
+                    await send({**CLOSE_IT, "code": 4002})
+                finally:
+                    outcomes.append(await receive())
+
+        async with serving(application, streams=partial(socket_like_pair, 100)) as served:
+            await open_through(served.stream)
+            await trio.sleep(2)
+            await served.stream.send_all(encode_frame(CLOSE, close_payload(4001)))
+            await trio.sleep(1)
+            served.stream.reset()
+            await served.finished.wait()
+        assert outcomes == [{**LOST, "code": 4002}]
+        assert [each.complete for each in served.observer.ended] == [False]
+
     async def test_messages_after_the_applications_close_are_dropped(self):
         """What was in the queue can still be had; the client's close is waited for through a flood."""
         log = []
@@ -2595,6 +2635,24 @@ class TestKeepAlive:
             await served.finished.wait()
             assert [each.complete for each in served.observer.ended] == [True]
 
+    async def test_a_ping_without_an_answer_does_not_cut_the_close_short(self):
+        """Once the close frame is sent, its own timeout is the one that counts."""
+
+        @accepting
+        async def application(receive, send):
+            await trio.sleep(25)
+            await send(CLOSE_IT)
+
+        async with serving(
+            application,
+            websocket_ping_interval=20,
+            websocket_ping_timeout=20,
+            websocket_close_timeout=100,
+        ) as served:
+            await served.client.connect()
+            await served.finished.wait()
+            assert trio.current_time() == 125
+
     async def test_closing_while_a_ping_waits_behind_a_message(self):
         @accepting
         async def application(receive, send):
@@ -2863,6 +2921,25 @@ class TestDraining:
             served.drain()
             await served.finished.wait()
             assert trio.current_time() == 5
+
+    async def test_after_the_application_was_told_of_a_loss(self):
+        """I4: what it was told stays true."""
+        told = []
+
+        @accepting
+        async def application(receive, send):
+            with trio.move_on_after(1):
+                await send({"type": "websocket.send", "bytes": bytes(10_000)})
+            told.append(await receive())
+            await trio.sleep(2)
+            told.append(await receive())
+
+        async with serving(application, streams=narrow_pair) as served:
+            await served.client.connect()
+            await trio.sleep(2)
+            served.drain()
+            await served.finished.wait()
+        assert told == [LOST, LOST]
 
     async def test_after_the_websocket_while_an_earlier_request_still_works(self):
         """The connection is there until the last application call on it has ended."""
