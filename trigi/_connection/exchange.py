@@ -146,12 +146,12 @@ class Exchange(ABC):
             return inbox.receive_nowait()
         except trio.WouldBlock:
             pass
-        except trio.EndOfChannel:
+        except (trio.EndOfChannel, trio.ClosedResourceError):  # closed: the application has returned
             await self._tell_disconnect()
             return None
         try:
             return await (self._receive_body(inbox) if self.body_expected else inbox.receive())
-        except trio.EndOfChannel:
+        except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
 
     async def _receive_body(self, inbox: trio.MemoryReceiveChannel[Message]) -> Message:
