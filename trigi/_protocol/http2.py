@@ -1,12 +1,8 @@
 """HTTP/2 bytes become events, and responses become HTTP/2 bytes (RFC 9113), over h2.
 
-h2 knows compression, the states of streams, settings and flow control. It is a strict judge, though, for whom nearly
-everything that a client does wrong is the end of the connection and of all its requests; and it keeps no count of what
-a client makes a server do. So this codec stands in front of it, and h2 sees only what is right:
-
     receive_data -> `FrameReader`      whole frames of the right form
                  -> `_receive_frame`   what a stream's state does not allow; floods; what is only one stream's error
-                 -> h2                 states, windows, settings
+                 -> `Engine`           h2: compression, states, windows, settings
                  -> `read_request`     fields -> `Request`
 
 What the client does wrong is answered with the error that the RFC names: a stream is reset, or the connection ended
@@ -20,12 +16,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
-from hpack import Decoder, HeaderTuple, HPACKError, OversizedHeaderListError
-
 from trigi.config import Config
 from trigi.exceptions import BadConnection, BadRequest
 
@@ -37,7 +27,6 @@ from .http2_frames import (
     END_STREAM,
     FRAME_SIZE,
     PADDED,
-    PREFACE,
     ErrorCode,
     Frame,
     FrameReader,
@@ -45,6 +34,7 @@ from .http2_frames import (
     Violation,
     encode_frame,
 )
+from .http2_h2 import INITIAL_WINDOW, Engine
 from .http2_priority import parse_priority
 
 __all__ = ["FRAME_SIZE", "ErrorCode", "HTTP2Codec", "HTTP2Event"]
@@ -65,35 +55,6 @@ RESETS_REMEMBERED: Final = 1000
 
 RATE_SECONDS: Final = 10.0
 """What `h2_reset_limit` and `h2_control_frame_limit` are counted over."""
-
-HEADER_TABLE_SIZE: Final = 4096
-"""Bytes of the compression's memory for responses, however much the client would keep (RFC 7541, 4.2)."""
-
-NO_RFC7540_PRIORITIES: Final = 9
-"""RFC 9218, 2.1."""
-
-HEEDED_SETTINGS: Final = frozenset(
-    {
-        SettingCodes.HEADER_TABLE_SIZE,
-        SettingCodes.ENABLE_PUSH,
-        SettingCodes.INITIAL_WINDOW_SIZE,
-        SettingCodes.MAX_FRAME_SIZE,
-        SettingCodes.ENABLE_CONNECT_PROTOCOL,
-    }
-)
-"""What h2 is told of: it would keep any others, too, as many as a client makes up."""
-
-SETTING: Final = struct.Struct(">HL")
-
-_H2_CONFIGURATION: Final = H2Configuration(
-    client_side=False,
-    header_encoding=None,
-    validate_inbound_headers=False,
-    normalize_inbound_headers=False,
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-)
-"""Fields are checked by `read_request`, and by `headers.check_headers`."""
 
 
 @dataclass(slots=True)
@@ -136,26 +97,15 @@ class HTTP2Codec:
         self._unreturned = 0  # of the connection's window
         self._rates_began = -inf
         self._resets = self._control_frames = 0
-        self._decoder = _Decoder(HEAD_SIZE_MARGIN * config.head_size_limit)
         self._window = int(config.h2_stream_window)
-        self._h2 = _H2Connection(_H2_CONFIGURATION)
-        self._h2.decoder = self._decoder
-        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = (
-            self._window
-        )  # once the client has said so
-        self._h2.initiate_connection()
-        self._h2.clear_outbound_data_buffer()  # its SETTINGS would say what holds now, and not what will
-        self._h2.receive_data(PREFACE)
-        settings = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: min(config.h2_max_concurrent_streams, HIGHEST_STREAM),
-            SettingCodes.INITIAL_WINDOW_SIZE: self._window,
-            SettingCodes.MAX_HEADER_LIST_SIZE: min(config.head_size_limit, 2**32 - 1),
-            SettingCodes.ENABLE_CONNECT_PROTOCOL: 1,  # RFC 8441, 3
-            NO_RFC7540_PRIORITIES: 1,
-        }
-        payload = b"".join([SETTING.pack(code, int(value)) for code, value in settings.items()])
-        self._output += encode_frame(FrameType.SETTINGS, 0, 0, payload)
-        self._h2.increment_flow_control_window(CONNECTION_WINDOW - 65_535)
+        self._engine = Engine(
+            stream_limit=config.h2_max_concurrent_streams,
+            stream_window=self._window,
+            head_size=config.head_size_limit,
+            head_size_limit=HEAD_SIZE_MARGIN * config.head_size_limit,
+        )
+        self._output += self._engine.preface
+        self._engine.open_window(CONNECTION_WINDOW - INITIAL_WINDOW)
         self._take_output()
 
     # What there is to know
@@ -187,11 +137,11 @@ class HTTP2Codec:
     @property
     def connection_window(self) -> int:
         """Bytes of bodies that the client takes now, on all streams together."""
-        return self._h2.outbound_flow_control_window
+        return self._engine.connection_window
 
     def window(self, stream_id: int) -> int:
         """Bytes of a body that the client takes on a stream, if the connection's window has as many; may be < 0."""
-        return self._h2.streams[stream_id].outbound_flow_control_window
+        return self._engine.window(stream_id)
 
     # Receiving
 
@@ -214,9 +164,6 @@ class HTTP2Codec:
                 self._receive_frame(frame, events)
         except Violation as error:
             events.append(self._violated(error))
-        except ProtocolError as error:  # h2's own judgement; of its GOAWAY nothing was taken yet
-            self._h2.clear_outbound_data_buffer()
-            events.append(self._violated(Violation(ErrorCode(error.error_code), str(error))))
         return events
 
     def _violated(self, error: Violation) -> BadConnection:
@@ -237,7 +184,8 @@ class HTTP2Codec:
                 self._receive_reset(frame, events)
             case FrameType.SETTINGS:
                 self._count_control_frame()
-                self._give_to_h2(FrameType.SETTINGS, frame.flags, 0, _known_settings(frame.payload))
+                self._engine.receive_settings(frame.flags, frame.payload)
+                self._take_output()
                 events.append(WindowOpened(0))
             case FrameType.PING:
                 self._count_control_frame()
@@ -264,21 +212,19 @@ class HTTP2Codec:
             self._open_stream(frame, events)
             return
         stream = self._live_stream(stream_id)
-        self._decoder.decode(frame.payload)  # in any case: it changes the state of the compression
+        fields = self._engine.read_fields(frame.payload)
         if stream is None:
             return
         if stream.request_complete:
             self._break_stream(stream_id, "a field section after the end", events, ErrorCode.STREAM_CLOSED)
             return
         try:
-            check_trailers(
-                self._decoder.fields, ends=bool(frame.flags & END_STREAM), missing=stream.remaining
-            )
+            check_trailers(fields, ends=bool(frame.flags & END_STREAM), missing=stream.remaining)
         except Malformed as error:
             self._break_stream(stream_id, str(error), events)
             return
         # To h2 it is the end of the body: trailers are ours.
-        self._give_to_h2(FrameType.DATA, END_STREAM, stream_id, b"")
+        self._engine.receive_body(stream_id, END_STREAM, b"")
         self._request_ended(stream_id, stream)
         events.append(Data(b"", more=False, stream_id=stream_id))
 
@@ -289,16 +235,17 @@ class HTTP2Codec:
         if self._config.h2_max_concurrent_streams <= len(self._streams) + len(self._abandoned) or (
             stream_id > self._last_accepted
         ):
-            self._decoder.decode(frame.payload)
+            self._engine.read_fields(frame.payload)
             self._count_control_frame()
             self._remember_reset(stream_id)
             self._output += _rst_stream(stream_id, ErrorCode.REFUSED_STREAM)
             return
-        self._give_to_h2(FrameType.HEADERS, frame.flags & END_STREAM | END_HEADERS, stream_id, frame.payload)
+        flags = frame.flags & END_STREAM | END_HEADERS
+        fields = self._engine.open_stream(stream_id, flags, frame.payload)
         stream = self._streams[stream_id] = _Stream(None, request_complete=not has_body)
         try:
             request, stream.remaining = read_request(
-                self._decoder.fields, stream_id=stream_id, has_body=has_body, config=self._config
+                fields, stream_id=stream_id, has_body=has_body, config=self._config
             )
         except Malformed as error:
             self._break_stream(stream_id, str(error), events)
@@ -325,7 +272,7 @@ class HTTP2Codec:
         padding = frame.size - len(data)
         if padding:  # it is under flow control, too (RFC 9113, 6.9.1)
             data = bytes([padding - 1]) + data + bytes(padding - 1)
-        self._give_to_h2(FrameType.DATA, frame.flags & (END_STREAM | PADDED), stream_id, data)
+        self._engine.receive_body(stream_id, frame.flags & (END_STREAM | PADDED), data)
         data = frame.payload
         self._return_connection_window(frame.size)
         self.return_window(stream_id, padding)
@@ -370,7 +317,7 @@ class HTTP2Codec:
         elif stream_id and self.window(stream_id) + increment > HIGHEST_STREAM:
             self._break_stream(stream_id, "window too large", events, ErrorCode.FLOW_CONTROL_ERROR)
         else:
-            self._give_to_h2(FrameType.WINDOW_UPDATE, 0, stream_id, frame.payload)
+            self._engine.receive_window_update(stream_id, frame.payload)
             events.append(WindowOpened(stream_id))
 
     def _receive_priority_update(self, frame: Frame, events: list[HTTP2Event]) -> None:
@@ -444,14 +391,14 @@ class HTTP2Codec:
 
     def send_headers(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None:
         """Send a field section: an interim response, a response's head, or trailers. The stream must be open."""
-        self._h2.send_headers(stream_id, headers, end_stream)
+        self._engine.send_headers(stream_id, headers, end_stream=end_stream)
         self._take_output()
         if end_stream:
             self._response_ended(stream_id)
 
     def send_data(self, stream_id: int, data: bytes | memoryview, *, end_stream: bool) -> None:
         """Send a piece of a body: at most `FRAME_SIZE` bytes, and as many as both windows have."""
-        self._h2.send_data(stream_id, data, end_stream)
+        self._engine.send_data(stream_id, data, end_stream=end_stream)
         self._take_output()
         # For each piece the client may open both windows, and ask how fast the connection is.
         self._control_frames = max(self._control_frames - 3, 0)
@@ -478,7 +425,7 @@ class HTTP2Codec:
             return
         stream.unreturned += size
         if stream.unreturned * 2 >= self._window:
-            self._h2.increment_flow_control_window(stream.unreturned, stream_id)
+            self._engine.open_window(stream.unreturned, stream_id)
             stream.unreturned = 0
             self._take_output()
 
@@ -499,17 +446,13 @@ class HTTP2Codec:
 
     # Both
 
-    def _give_to_h2(self, type_: FrameType, flags: int, stream_id: int, payload: bytes) -> None:
-        self._h2.receive_data(encode_frame(type_, flags, stream_id, payload))
-        self._take_output()
-
     def _take_output(self) -> None:
-        self._output += self._h2.data_to_send()
+        self._output += self._engine.data_to_send()
 
     def _return_connection_window(self, size: int) -> None:
         self._unreturned += size
         if self._unreturned * 2 >= CONNECTION_WINDOW:
-            self._h2.increment_flow_control_window(self._unreturned)
+            self._engine.open_window(self._unreturned)
             self._unreturned = 0
             self._take_output()
 
@@ -520,62 +463,13 @@ class HTTP2Codec:
             self._forget(stream_id)
 
     def _forget(self, stream_id: int) -> None:
-        """h2 need not know any more either: frames on streams that are not open never reach it."""
         del self._streams[stream_id]
-        del self._h2.streams[stream_id]
+        self._engine.forget(stream_id)
 
     def _remember_reset(self, stream_id: int) -> None:
         self._reset[stream_id] = None
         if len(self._reset) > RESETS_REMEMBERED:
             del self._reset[next(iter(self._reset))]
-
-
-class _H2Connection(H2Connection):
-    """h2 without its count of open streams: over its limit it would end the connection, and the count takes time."""
-
-    @property
-    def open_inbound_streams(self) -> int:
-        """Never too many: the codec counts."""
-        return 0
-
-
-class _Decoder(Decoder):
-    """Field sections, decompressed for the codec and hidden from h2, which would judge them for itself.
-
-    Attributes:
-        fields: of the section that was read last.
-    """
-
-    def __init__(self, size_limit: float) -> None:
-        super().__init__()
-        self.max_header_list_size = size_limit  # type: ignore[assignment] # it is only compared
-        self.fields: Headers = []
-
-    def decode(self, data: bytes, raw: bool = True) -> list[HeaderTuple]:  # noqa: ARG002 - h2 wants bytes always
-        """Read a section, for h2: nothing is in it.
-
-        Raises:
-            Violation: it can't be decompressed, so that the state of the compression is lost.
-        """
-        try:
-            self.fields = super().decode(data, raw=True)  # type: ignore[assignment] # raw: bytes
-        except OversizedHeaderListError:
-            raise Violation(
-                ErrorCode.ENHANCE_YOUR_CALM, "a head far too large", limit="head_size_limit"
-            ) from None
-        except HPACKError as error:
-            raise Violation(ErrorCode.COMPRESSION_ERROR, str(error)) from None
-        return []
-
-
-def _known_settings(payload: bytes) -> bytes:
-    """The settings that matter, and no more memory for compression than there is here."""
-    settings = []
-    for code, value in SETTING.iter_unpack(payload):
-        if code in HEEDED_SETTINGS:
-            known = min(value, HEADER_TABLE_SIZE) if code == SettingCodes.HEADER_TABLE_SIZE else value
-            settings.append(SETTING.pack(code, known))
-    return b"".join(settings)
 
 
 def _goaway(last_stream_id: int, code: ErrorCode) -> bytes:
