@@ -34,6 +34,8 @@ LAYERS = {
 # Libraries that only one module imports, so that replacing one is a change to one file.
 SINGLE_IMPORTERS = {
     "h11": {"trigi._protocol.http1_h11", "trigi.testing.clients"},
+    "h2": {"trigi._protocol.http2_h2"},
+    "hpack": {"trigi._protocol.http2_h2", "trigi.testing.http2"},
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
     "socket": {"trigi._server.listeners"},
     "ssl": {"trigi._server.tls"},
@@ -121,4 +123,4 @@ def test_only_known_libraries_are_imported():
         for imported in imports(name)
         if imported.partition(".")[0] not in sys.stdlib_module_names
     }
-    assert third_party == {"trigi", "trio", "h11", "wsproto"}
+    assert third_party == {"trigi", "trio", "h11", "h2", "hpack", "wsproto"}

@@ -70,6 +70,11 @@ def test_the_defaults_are_the_documented_ones():
         "websocket_message_size_limit": 16 * 1024 * 1024,
         "websocket_frame_count_limit": 1024,
         "websocket_queue_size": 32,
+        "write_buffer_size": 65536,
+        "h2_max_concurrent_streams": 100,
+        "h2_stream_window": 65536,
+        "h2_reset_limit": 100,
+        "h2_control_frame_limit": 1000,
         "thread_limit": 40,
         "log_level": "info",
         "access_log": True,
@@ -126,9 +131,18 @@ def test_a_limit_is_a_whole_number_from_1(name):
         assert refusal(**{name: bad}).startswith(f"{name}: {bad!r} is not a whole number of ")
 
 
-@pytest.mark.parametrize("name", [name for name in fields_of_kind("whole", "size") if name != "backlog"])
+BOUNDED = {"backlog", "h2_stream_window"}
+
+
+@pytest.mark.parametrize("name", [name for name in fields_of_kind("whole", "size") if name not in BOUNDED])
 def test_inf_switches_a_limit_off(name):
     assert getattr(Config(**{name: inf}), name) == inf
+
+
+def test_a_window_has_31_bits():
+    assert refusal(h2_stream_window=inf) == (
+        "h2_stream_window: inf is not a whole number of bytes from 1 to 2147483647"
+    )
 
 
 def test_the_words_about_limits():

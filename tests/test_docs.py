@@ -143,7 +143,7 @@ def test_toml(block, tmp_path):
 @every_page
 def test_options_exist(page):
     known = {option for name in _settings.SETTINGS for option in _settings.long_options(name)}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", prose(page)))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", prose(page)))
     assert named <= known | OTHERS | {"--help", "--version"}
 
 

@@ -24,6 +24,7 @@ PUBLIC = {
     "trigi.exceptions": [
         "ApplicationError",
         "ApplicationLoadError",
+        "BadConnection",
         "BadRequest",
         "BindError",
         "ClientDisconnected",
@@ -55,6 +56,20 @@ PUBLIC = {
     ],
     "trigi.testing.clients": ["HTTPClient", "IncompleteResponse", "InformationalResponse", "Response"],
     "trigi.testing.connect": ["open_connection"],
+    "trigi.testing.http2": [
+        "PREFACE",
+        "ConnectionClosed",
+        "ErrorCode",
+        "Flag",
+        "Frame",
+        "FrameType",
+        "HTTP2Client",
+        "HTTP2Response",
+        "SettingCode",
+        "StreamReset",
+        "Violation",
+        "encode_frame",
+    ],
     "trigi.testing.websocket": [
         "WebSocketClient",
         "WebSocketClosed",

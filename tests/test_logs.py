@@ -26,7 +26,7 @@ from trigi._connection.serve import serve_stream
 from trigi._protocol.events import Request
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
-from trigi.exceptions import ApplicationError, BadRequest, ConfigError
+from trigi.exceptions import ApplicationError, BadConnection, BadRequest, ConfigError
 from trigi.logs import (
     ATOMS,
     COMBINED_FORMAT,
@@ -495,6 +495,16 @@ def test_a_refused_request(errors):
     }
 
 
+def test_a_refused_connection_is_one_line(errors):
+    error = BadConnection("too many\n", error_code="ENHANCE_YOUR_CALM", limit="h2_reset_limit")
+    LogObserver(Config()).connection_refused(ConnectionInfo(CLIENT), error)
+    record = errors.only()
+    reason = r"ENHANCE_YOUR_CALM: too many\x0a (limit: h2_reset_limit)"
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == f"connection ended, from 127.0.0.1:50412: {reason}"
+    assert record.trigi == {"client": "127.0.0.1:50412", "reason": reason, "limit": "h2_reset_limit"}
+
+
 def test_a_failed_connection(errors):
     LogObserver(Config()).connection_failed(CLIENT, raised(lambda: 1 / 0))
     record = errors.only()
@@ -521,6 +531,7 @@ HOOKS = {
     "application_stuck": (make_exchange(), 5.0),
     "lifespan_failed": ("serving", ValueError("x")),
     "request_refused": (ConnectionInfo(), BadRequest("x")),
+    "connection_refused": (ConnectionInfo(), BadConnection("x", error_code="NO_ERROR")),
     "connection_failed": (None, ValueError("x")),
     "handshake_failed": (None, ValueError("x")),
 }
