@@ -79,13 +79,13 @@ class Setting:
                 return "an octal file mode from 0 to 777 (0o777 where a number is written)"
             case "seconds":
                 return "a number of seconds, at least 0, or inf"
-            case "size":
+            case "size" if self.maximum == inf:
                 return (
                     f"a whole number{of_unit}, at least {self.minimum}, or inf (in text also 64KiB, MiB, GiB)"
                 )
             case "whole" if self.maximum == inf:
                 return f"a whole number{of_unit}, at least {self.minimum}, or inf"
-            case "whole":
+            case "whole" | "size":
                 return f"a whole number{of_unit} from {self.minimum} to {self.maximum}"
 
     def allows(self, value: object) -> bool:
@@ -316,6 +316,30 @@ class Config:
     websocket_frame_count_limit: float = limit(1024, "frames", "Frames of one WebSocket message.")
     websocket_queue_size: float = limit(
         32, "messages", "WebSocket messages the application has not taken. Past it, the socket is not read."
+    )
+    write_buffer_size: float = limit(
+        65536,
+        "bytes",
+        "HTTP/2: what of all responses on a connection waits to be written before their senders do.",
+    )
+    h2_max_concurrent_streams: float = limit(
+        100, "streams", "HTTP/2: open streams of one connection. Past it: REFUSED_STREAM for the next."
+    )
+    h2_stream_window: int = setting(
+        65536,
+        "size",
+        "Limits",
+        "HTTP/2: what a client may send of a request's body before the application takes it.",
+        unit="bytes",
+        maximum=2**31 - 1,  # RFC 9113, 6.9.2
+    )
+    h2_reset_limit: float = limit(
+        100,
+        "streams",
+        "HTTP/2: streams of one connection that the client has reset in 10 s. Past it, it is closed.",
+    )
+    h2_control_frame_limit: float = limit(
+        1000, "frames", "HTTP/2: frames without use in 10 s, such as PING. Past it, the connection is closed."
     )
     thread_limit: float = limit(
         40,

@@ -11,6 +11,7 @@ The class says whose fault it is:
     │   └── InvalidMessage          … a message with a missing or wrong value
     ├── ClientError                 the client broke HTTP, or left
     │   ├── BadRequest              carries the status to answer with
+    │   ├── BadConnection           … HTTP/2 so that its connection had to end
     │   └── ClientDisconnected      the client is gone (also an OSError, as ASGI 2.4 asks)
     └── LifespanFailed              the application's startup or shutdown failed
 
@@ -24,6 +25,7 @@ from collections.abc import Iterable
 __all__ = [
     "ApplicationError",
     "ApplicationLoadError",
+    "BadConnection",
     "BadRequest",
     "BindError",
     "ClientDisconnected",
@@ -96,6 +98,21 @@ class BadRequest(ClientError):
         self.status_hint = status_hint
         self.limit = limit
         super().__init__(reason if limit is None else f"{reason} (limit: {limit})")
+
+
+class BadConnection(ClientError):
+    """An HTTP/2 connection that is ended because of what the client sent on it.
+
+    Attributes:
+        error_code: what GOAWAY says: `"PROTOCOL_ERROR"` or another of RFC 9113, section 7.
+        limit: the setting whose limit was passed, if it was one.
+    """
+
+    def __init__(self, reason: str, *, error_code: str, limit: str | None = None) -> None:
+        self.error_code = error_code
+        self.limit = limit
+        described = f"{error_code}: {reason}"
+        super().__init__(described if limit is None else f"{described} (limit: {limit})")
 
 
 class ClientDisconnected(ClientError, OSError):

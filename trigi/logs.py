@@ -52,7 +52,7 @@ from ._access_format import (
 from ._connection.context import ExchangeReport, Observer
 from ._protocol.scope import ConnectionInfo, Endpoint
 from .config import Config
-from .exceptions import BadRequest
+from .exceptions import BadConnection, BadRequest
 
 __all__ = [
     "ATOMS",
@@ -195,6 +195,17 @@ class LogObserver(Observer):
             client or "-",
             reason,
             extra={"trigi": {"client": client, "status": status, "reason": reason, "limit": error.limit}},
+        )
+
+    @_never_raises
+    def connection_refused(self, connection: ConnectionInfo, error: BadConnection) -> None:
+        """One line at INFO, as for a request."""
+        client, reason = client_name(connection), escape(str(error))
+        error_logger.info(
+            "connection ended, from %s: %s",
+            client or "-",
+            reason,
+            extra={"trigi": {"client": client, "reason": reason, "limit": error.limit}},
         )
 
     @_never_raises

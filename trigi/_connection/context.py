@@ -12,7 +12,7 @@ import trio
 from trigi._protocol.events import Headers, Request
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
-from trigi.exceptions import BadRequest
+from trigi.exceptions import BadConnection, BadRequest
 from trigi.typing import ASGI3Application
 
 __all__ = ["Connection", "ExchangeReport", "Observer", "ServerContext"]
@@ -48,6 +48,9 @@ class Observer:
 
     def request_refused(self, connection: ConnectionInfo, error: BadRequest) -> None:
         """A request was answered with an error, or cut off, before an application saw it."""
+
+    def connection_refused(self, connection: ConnectionInfo, error: BadConnection) -> None:
+        """An HTTP/2 connection is ended because of what the client sent, or did not send."""
 
     def connection_failed(self, client: Endpoint | None, error: BaseException) -> None:
         """A connection ended by an exception that is a bug of trigi's. Its siblings live on."""

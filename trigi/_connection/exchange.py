@@ -137,7 +137,10 @@ class Exchange(ABC):
             self._request_given = True
             return {"type": "http.request", "body": b"", "more_body": False}
         message = await self.next_message()
-        return {"type": "http.disconnect"} if message is None else message
+        if message is None:
+            return {"type": "http.disconnect"}
+        self.acknowledge(message)
+        return message
 
     async def next_message(self) -> Message | None:
         """What is next in the inbox, `None` once that has ended."""
@@ -250,6 +253,9 @@ class Exchange(ABC):
     @abstractmethod
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Accept a WebSocket handshake: from here on the exchange is a stream of bytes."""
+
+    def acknowledge(self, message: Message) -> None:  # noqa: B027 - only some versions need it
+        """The application is about to have a piece of the body."""
 
     async def linger(self) -> None:  # noqa: B027 - only some versions need it
         """Let a client that may still be sending read what was written to that stream last, for a bounded time."""

@@ -16,7 +16,7 @@ from math import inf
 
 import trio
 
-from trigi._protocol.events import PAUSED, Data, Headers, Request
+from trigi._protocol.events import HTTP2_PREFACE, PAUSED, Data, Headers, Request
 from trigi._protocol.headers import tokens
 from trigi._protocol.http1 import HTTP1Codec
 from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
@@ -46,7 +46,8 @@ class HTTP1Connection:
     def __init__(self, transport: Transport, context: ServerContext) -> None:
         self.transport = transport
         self.context = context
-        self._codec = HTTP1Codec(context.config)
+        self._codec = HTTP1Codec(context.config, http2=transport.info.tls is None)
+        self._is_http2 = False
         self._exchange: HTTP1Exchange | None = None
         self._requests = 0
         self._deadline = trio.current_time() + context.config.header_timeout
@@ -58,8 +59,12 @@ class HTTP1Connection:
         self._client_finished = False
         self._reader_done: trio.Event | None = None  # somebody waits to take the stream over
 
-    async def serve(self) -> None:
-        """Serve until the client or the server has enough, and every application call has ended."""
+    async def serve(self) -> bytes | None:
+        """Serve until the client or the server has enough, and every application call has ended.
+
+        Returns:
+            What was read, if it is the beginning of HTTP/2: then the stream is left open.
+        """
         self.context.connections.add(self)
         if self.context.draining.is_set():  # it has begun since this connection was accepted
             self.drain()
@@ -72,11 +77,13 @@ class HTTP1Connection:
                         self._reader_done.set()
                     elif self._exchange is not None and not self._exchange.ended:
                         self._exchange.abort()
-                if self._reader_done is None:
+                if self._reader_done is None and not self._is_http2:
                     await self._close()
         finally:
             self.context.connections.discard(self)
-            await self.transport.close()
+            if not self._is_http2:
+                await self.transport.close()
+        return self._codec.trailing_data if self._is_http2 else None
 
     def drain(self) -> None:
         """Close now if no exchange is open, else after it."""
@@ -116,6 +123,9 @@ class HTTP1Connection:
                 self._start_exchange(event)
             elif type(event) is Data:
                 await self._pass_on(event)
+            elif event is HTTP2_PREFACE:
+                self._is_http2 = True
+                self.stop()
             else:
                 await self._receive(paused=event is PAUSED)
 

@@ -11,6 +11,7 @@ from trigi._protocol.scope import ConnectionInfo, Endpoint
 
 from .context import ServerContext
 from .http1 import HTTP1Connection
+from .http2 import HTTP2Connection
 from .transport import Transport
 
 __all__ = ["serve_stream"]
@@ -31,7 +32,11 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
             if context.describe_tls is not None:
                 info.tls = context.describe_tls(stream)
         transport = Transport(stream, info, context.config.write_timeout)
-        await HTTP1Connection(transport, context).serve()
+        received: bytes | None = b""
+        if not _chose_http2(stream):
+            received = await HTTP1Connection(transport, context).serve()
+        if received is not None:
+            await HTTP2Connection(transport, context, received).serve()
     except Exception as error:  # noqa: BLE001 - a bug of trigi's ends one connection, not all
         context.observer.connection_failed(info.client, error)
     finally:
@@ -68,6 +73,11 @@ class _Handshake:
     def drain(self) -> None:
         """End it now."""
         self._scope.cancel()
+
+
+def _chose_http2(stream: trio.abc.Stream) -> bool:
+    """Whether client and server have agreed on HTTP/2 in the TLS handshake (ALPN, RFC 9113, 3.2)."""
+    return isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
 
 
 def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:

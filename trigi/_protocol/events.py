@@ -1,7 +1,10 @@
 """What a codec can say: the events that bytes from a client turn into.
 
 A codec gives a `Request`, then the `Data` of its body, the last with `more` false. A request without a body is a
-`Request` alone, with `has_body` false. Where there is no event to give, one of two sentinels says why.
+`Request` alone, with `has_body` false.
+
+HTTP/1.1 has one request at a time, and where there is no event to give, a sentinel says why. On HTTP/2 there are many,
+told apart by their stream identifiers, and what happens to them and to their connection are events, too.
 """
 
 from __future__ import annotations
@@ -10,7 +13,25 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-__all__ = ["NEED_DATA", "PAUSED", "Data", "Headers", "Pause", "Request"]
+from trigi.exceptions import BadRequest
+
+from .http2_priority import UNSIGNALLED, Priority
+
+__all__ = [
+    "HTTP2_PREFACE",
+    "NEED_DATA",
+    "PAUSED",
+    "Data",
+    "Goodbye",
+    "Headers",
+    "Pause",
+    "Pong",
+    "Prioritized",
+    "Refused",
+    "Request",
+    "Reset",
+    "WindowOpened",
+]
 
 Headers = list[tuple[bytes, bytes]]
 """Header fields as pairs of name and value, in the order of the message; names in lower case."""
@@ -21,6 +42,7 @@ class Pause(Enum):
 
     NEED_DATA = auto()
     PAUSED = auto()
+    HTTP2_PREFACE = auto()
 
 
 NEED_DATA: Final = Pause.NEED_DATA
@@ -28,6 +50,9 @@ NEED_DATA: Final = Pause.NEED_DATA
 
 PAUSED: Final = Pause.PAUSED
 """This request is read to its end; the next one is not read before `start_next_cycle()`."""
+
+HTTP2_PREFACE: Final = Pause.HTTP2_PREFACE
+"""The client speaks HTTP/2, without having asked (RFC 9113, 3.3): what was received belongs to another codec."""
 
 
 @dataclass(slots=True)
@@ -46,6 +71,8 @@ class Request:
         expects_continue: whether the client waits for `100 Continue` before it sends the body.
         accepts_trailers: whether the client said `TE: trailers`.
         is_upgrade: whether the client asks for a WebSocket here.
+        stream_id: of the stream, odd; 0 on HTTP/1.
+        priority: how urgent the response is (HTTP/2 only).
     """
 
     method: str
@@ -59,6 +86,8 @@ class Request:
     expects_continue: bool = False
     accepts_trailers: bool = False
     is_upgrade: bool = False
+    stream_id: int = 0
+    priority: Priority = UNSIGNALLED
 
 
 @dataclass(slots=True)
@@ -67,3 +96,48 @@ class Data:
 
     data: bytes
     more: bool
+    stream_id: int = 0
+
+
+# HTTP/2 only
+
+
+@dataclass(slots=True)
+class Reset:
+    """A stream has ended before its time: the client reset it, or broke HTTP on it, and `error` says how."""
+
+    stream_id: int
+    error: BadRequest | None = None
+
+
+@dataclass(slots=True)
+class Refused:
+    """A request that is well-formed, and refused all the same: it is to be answered with `error.status_hint`."""
+
+    stream_id: int
+    error: BadRequest
+
+
+@dataclass(slots=True)
+class WindowOpened:
+    """The client takes more on a stream, or, with 0, on several."""
+
+    stream_id: int
+
+
+@dataclass(slots=True)
+class Prioritized:
+    """The client has changed the priority of a response."""
+
+    stream_id: int
+    priority: Priority
+
+
+@dataclass(slots=True)
+class Pong:
+    """The client has answered a ping: it has read what was sent before that."""
+
+
+@dataclass(slots=True)
+class Goodbye:
+    """The client will open no more streams."""

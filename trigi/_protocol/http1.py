@@ -26,7 +26,7 @@ from typing import Final
 from trigi.config import Config
 from trigi.exceptions import BadRequest
 
-from .events import NEED_DATA, PAUSED, Data, Headers, Pause, Request
+from .events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Headers, Pause, Request
 from .headers import LENGTH, TOKEN, is_host, tokens
 from .http1_h11 import parse_head
 
@@ -61,6 +61,9 @@ CHUNK_EXTENSIONS_LIMIT: Final = 16 * 1024
 # RFC 3986, 3.2: the authority ends at the first "/", "?" or "#". One with userinfo is no host (RFC 9110, 4.2.4).
 ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(?:\?([^#]*))?")
 
+PREFACE_LINE: Final = b"PRI * HTTP/2.0\r\n"
+"""How HTTP/2 begins: a request that no server of HTTP/1.1 takes for one (RFC 9113, 3.4)."""
+
 BLANK_LINES_LIMIT: Final = 8
 """Empty lines before a request line, which some clients send after a body (RFC 9112, 2.2)."""
 
@@ -84,10 +87,16 @@ class HTTP1Codec:
     read to its end it is `PAUSED` until `start_next_cycle()`: later requests wait in its buffer, whose size in
     bytes is `buffered`. Once it has raised `BadRequest` it reads nothing more, and raises the same again: what
     follows can't be trusted to be a request.
+
+    Args:
+        config: the limits.
+        parser: splits heads.
+        http2: a client may begin with HTTP/2 instead.
     """
 
-    def __init__(self, config: Config, parser: HeadParser = parse_head) -> None:
+    def __init__(self, config: Config, parser: HeadParser = parse_head, *, http2: bool = False) -> None:
         self._config = config
+        self._http2 = http2
         self._parse_head = parser
         self._buffer = bytearray()
         self._searched = 0  # of a head or trailer section: bytes in which there was nothing wrong, and no end
@@ -162,9 +171,12 @@ class HTTP1Codec:
     # The head
 
     def _next_request(self) -> Request | Pause:
+        if self._http2 and self._buffer.startswith(PREFACE_LINE):
+            return HTTP2_PREFACE
         head = self._find_head()
         if head is None:
             return NEED_DATA
+        self._http2 = False
         lower = head.lower()
         length = _framing(lower)
         method, target, version, headers = self._parse_head(head)

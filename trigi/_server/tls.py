@@ -19,8 +19,8 @@ from trigi.exceptions import ConfigError
 
 __all__ = ["SSLContext", "TLSDescriber", "create_ssl_context", "prepare_ssl_context"]
 
-ALPN_PROTOCOLS = ["http/1.1"]
-"""What is spoken after the handshake, the preferred first: h2 will stand before it (RFC 7301)."""
+ALPN_PROTOCOLS = ["h2", "http/1.1"]
+"""What is spoken after the handshake, the preferred first (RFC 7301)."""
 
 VERIFY_MODES = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
