@@ -29,7 +29,7 @@ PEERS = (
     "starlette",
     "trustme",
 )
-EXTRAS = ("fast", "http2")  # of trigi, where it has them
+EXTRAS = ("fast",)  # of trigi, where it has them
 TOOLS = {"wrk": "wrk", "h2load": "nghttp2-client"}  # and the Debian packages they are in
 STARTUP = 20.0  # seconds until a server must accept connections
 SHUTDOWN = 5.0  # seconds until a server that was told to end is killed
