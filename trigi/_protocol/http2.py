@@ -67,6 +67,7 @@ class _Stream:
         unreturned: bytes of its window that were used and can be given back.
         request_complete: the client has ended its side.
         response_complete: so has the server.
+        is_tunnel: it carries a WebSocket.
     """
 
     remaining: int | None
@@ -74,6 +75,7 @@ class _Stream:
     received: int = 0
     unreturned: int = 0
     response_complete: bool = False
+    is_tunnel: bool = False
 
 
 class HTTP2Codec:
@@ -218,6 +220,9 @@ class HTTP2Codec:
         if stream.request_complete:
             self._break_stream(stream_id, "a field section after the end", events, ErrorCode.STREAM_CLOSED)
             return
+        if stream.is_tunnel:  # RFC 9113, 8.5
+            self._break_stream(stream_id, "a field section in a tunnel", events)
+            return
         try:
             check_trailers(fields, ends=bool(frame.flags & END_STREAM), missing=stream.remaining)
         except Malformed as error:
@@ -252,6 +257,7 @@ class HTTP2Codec:
         except BadRequest as error:
             events.append(Refused(stream_id, error))
         else:
+            stream.is_tunnel = request.is_upgrade
             self.streams_ever += 1
             self._control_frames = max(self._control_frames - 1, 0)
             events.append(request)
@@ -293,7 +299,7 @@ class HTTP2Codec:
 
     def _receive_reset(self, frame: Frame, events: list[HTTP2Event]) -> None:
         stream_id = frame.stream_id
-        if stream_id > self._highest:
+        if self._is_idle(stream_id):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         if stream_id not in self._streams:
             self._count_control_frame()
@@ -306,7 +312,7 @@ class HTTP2Codec:
     def _receive_window_update(self, frame: Frame, events: list[HTTP2Event]) -> None:
         stream_id = frame.stream_id
         increment = int.from_bytes(frame.payload) & 0x7FFFFFFF
-        if stream_id > self._highest:
+        if self._is_idle(stream_id):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")
         if not stream_id and not increment:
             raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
@@ -317,7 +323,7 @@ class HTTP2Codec:
         elif stream_id and self.window(stream_id) + increment > HIGHEST_STREAM:
             self._break_stream(stream_id, "window too large", events, ErrorCode.FLOW_CONTROL_ERROR)
         else:
-            self._engine.receive_window_update(stream_id, frame.payload)
+            self._engine.receive_window_update(stream_id, increment)
             events.append(WindowOpened(stream_id))
 
     def _receive_priority_update(self, frame: Frame, events: list[HTTP2Event]) -> None:
@@ -342,10 +348,14 @@ class HTTP2Codec:
         """An open stream; `None` for one that was reset from here, of which the client may not know yet."""
         stream = self._streams.get(stream_id)
         if stream is None and stream_id not in self._reset:
-            if stream_id > self._highest:
+            if self._is_idle(stream_id):
                 raise Violation(ErrorCode.PROTOCOL_ERROR, "a frame on an idle stream")
             raise Violation(ErrorCode.STREAM_CLOSED, "a frame on a closed stream")
         return stream
+
+    def _is_idle(self, stream_id: int) -> bool:
+        """Whether nobody has opened a stream; those with even identifiers are the server's, and it opens none."""
+        return stream_id > self._highest or (stream_id > 0 and stream_id % 2 == 0)
 
     def _break_stream(
         self,

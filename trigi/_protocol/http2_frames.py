@@ -17,6 +17,7 @@ __all__ = [
     "END_HEADERS",
     "END_STREAM",
     "FRAME_SIZE",
+    "LARGEST_FRAME",
     "PADDED",
     "PREFACE",
     "ErrorCode",
@@ -32,6 +33,9 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 FRAME_SIZE: Final = 16_384
 """Bytes of a frame's payload at most: what SETTINGS_MAX_FRAME_SIZE says if nobody says more (RFC 9113, 6.5.2)."""
+
+LARGEST_FRAME: Final = 2**24 - 1
+"""Bytes that a frame's header can tell of; a whole field block is given as one frame."""
 
 BLOCK_FRAMES_LIMIT: Final = 64
 """CONTINUATION frames of one field block: each may be empty, and they are work without data (CVE-2024-27316)."""
@@ -138,7 +142,7 @@ class FrameReader:
 
     def __init__(self, block_size_limit: float = inf) -> None:
         self._buffer = bytearray()
-        self._block_size_limit = block_size_limit
+        self._block_size_limit = min(block_size_limit, LARGEST_FRAME)
         self._preface_read = False
         self._settings_read = False
         self._block: Frame | None = None  # HEADERS whose end has not come
@@ -267,11 +271,14 @@ def _unpadded(payload: bytes) -> bytes:
 
 def _unprioritized(payload: bytes, flags: int, stream_id: int) -> bytes:
     """The field block of HEADERS; the priorities of RFC 7540 mean nothing any more (RFC 9113, 5.3.2)."""
+    size = len(payload)
     if flags & PADDED:
         payload = _unpadded(payload)
     if not flags & PRIORITY:
         return payload
     if len(payload) < 5:
+        if size > 5:
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "padding longer than its frame")
         raise Violation(ErrorCode.FRAME_SIZE_ERROR, "no room for the priority")
     if int.from_bytes(payload[:4]) & 0x7FFFFFFF == stream_id:
         raise Violation(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")

@@ -17,7 +17,7 @@ from h2.settings import SettingCodes
 from hpack import Decoder, HeaderTuple, HPACKError, OversizedHeaderListError
 
 from .events import Headers
-from .http2_frames import PREFACE, ErrorCode, FrameType, Violation, encode_frame
+from .http2_frames import LARGEST_FRAME, PREFACE, ErrorCode, FrameType, Violation, encode_frame
 
 __all__ = ["INITIAL_WINDOW", "Engine"]
 
@@ -77,6 +77,7 @@ class Engine:
         self._h2.initiate_connection()
         self._h2.clear_outbound_data_buffer()  # its SETTINGS would say what holds now, and not what will
         self._h2.receive_data(PREFACE)
+        self._h2.max_inbound_frame_size = LARGEST_FRAME  # FrameReader has checked
         settings = {
             SettingCodes.MAX_CONCURRENT_STREAMS: min(stream_limit, 2**32 - 1),
             SettingCodes.INITIAL_WINDOW_SIZE: stream_window,
@@ -107,14 +108,16 @@ class Engine:
         """A SETTINGS frame: what matters of it, and no more memory for the compression than there is here."""
         settings = []
         for code, value in SETTING.iter_unpack(payload):
+            if code == NO_RFC7540_PRIORITIES and value > 1:
+                raise Violation(ErrorCode.PROTOCOL_ERROR, "SETTINGS_NO_RFC7540_PRIORITIES is 0 or 1")
             if code in HEEDED_SETTINGS:
                 known = min(value, HEADER_TABLE_SIZE) if code == SettingCodes.HEADER_TABLE_SIZE else value
                 settings.append(SETTING.pack(code, known))
         self._receive(FrameType.SETTINGS, flags, 0, b"".join(settings))
 
-    def receive_window_update(self, stream_id: int, payload: bytes) -> None:
+    def receive_window_update(self, stream_id: int, increment: int) -> None:
         """A WINDOW_UPDATE frame on the connection, or an open stream."""
-        self._receive(FrameType.WINDOW_UPDATE, 0, stream_id, payload)
+        self._receive(FrameType.WINDOW_UPDATE, 0, stream_id, increment.to_bytes(4))
 
     def _receive(self, type_: FrameType, flags: int, stream_id: int, payload: bytes) -> None:
         try:

@@ -282,7 +282,7 @@ class HTTP2Client:
             wait: whether to wait until the server has sent its own and acknowledged these.
         """
         payload = _settings(settings or {})
-        self._count_sent(FrameType.SETTINGS, 0, payload)
+        self._count_sent(FrameType.SETTINGS, 0, 0, payload)
         await self.send(PREFACE + encode_frame(FrameType.SETTINGS, 0, 0, payload))
         while wait and (self._unacknowledged or not self._begun):
             await self._read()
@@ -466,7 +466,7 @@ class HTTP2Client:
         payload: bytes = b"",
     ) -> None:
         """Send a frame as it is given: see `encode_frame`."""
-        self._count_sent(frame_type, stream_id, payload)
+        self._count_sent(frame_type, flags, stream_id, payload)
         await self.send(encode_frame(frame_type, flags, stream_id, payload))
 
     async def send_headers(
@@ -562,7 +562,7 @@ class HTTP2Client:
             self._streams[stream_id] = _Stream(window, self._initial_receive_window)
         return self._streams[stream_id]
 
-    def _count_sent(self, frame_type: int, stream_id: int, payload: bytes) -> None:
+    def _count_sent(self, frame_type: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Know what the server may send, and what else may be sent to it."""
         stream = self._stream(stream_id) if stream_id and frame_type in FRAME_TYPES else None
         if frame_type == FrameType.HEADERS and stream_id % 2:
@@ -574,11 +574,10 @@ class HTTP2Client:
                     stream.send_window -= len(payload)
             case FrameType.RST_STREAM if stream is not None:
                 stream.left = True
-            case FrameType.SETTINGS if payload:
-                self._unacknowledged.append(dict(struct.iter_unpack(">HL", payload[: len(payload) // 6 * 6])))
-            case FrameType.SETTINGS:
-                self._unacknowledged.append({})
-            case FrameType.PING:
+            case FrameType.SETTINGS if not flags & Flag.ACK:
+                pairs = payload[: len(payload) // 6 * 6]
+                self._unacknowledged.append(dict(struct.iter_unpack(">HL", pairs)))
+            case FrameType.PING if not flags & Flag.ACK:
                 self._pings.append(payload)
             case FrameType.WINDOW_UPDATE if len(payload) == 4:
                 size = struct.unpack(">L", payload)[0] & LARGEST_WINDOW
@@ -668,9 +667,9 @@ class HTTP2Client:
     async def _answer(
         self, frame_type: FrameType, flags: int = 0, stream_id: int = 0, payload: bytes = b""
     ) -> None:
-        """Send what answers a frame, unless nobody is there to read it."""
+        """Send what answers a frame, unless nobody is there to read it, or the test has sent the end."""
         if self.answers or frame_type == FrameType.WINDOW_UPDATE:
-            with suppress(trio.BrokenResourceError):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.send(encode_frame(frame_type, flags, stream_id, payload))
 
     async def _take_data(self, stream: _Stream, frame: Frame) -> None:
@@ -693,7 +692,7 @@ class HTTP2Client:
         if size and self.auto_window:
             for stream_id in [0] if stream.ended or stream.left else [0, frame.stream_id]:
                 payload = struct.pack(">L", size)
-                self._count_sent(FrameType.WINDOW_UPDATE, stream_id, payload)
+                self._count_sent(FrameType.WINDOW_UPDATE, 0, stream_id, payload)
                 await self._answer(FrameType.WINDOW_UPDATE, 0, stream_id, payload)
 
     def _take_block(self, stream: _Stream, frame: Frame) -> None:
