@@ -183,6 +183,7 @@ class FrameReader:
                 return None
             payload = bytes(buffer[9 : 9 + size])
             del buffer[: 9 + size]
+            self._settings_read = True
             frame: Frame | None = Frame(type_, flags, stream_id, payload, size)
             if type_ in (FrameType.HEADERS, FrameType.CONTINUATION):
                 frame = self._join_block(type_, flags, stream_id, payload)
@@ -203,10 +204,8 @@ class FrameReader:
 
     def _check_sequence(self, type_: int, flags: int, stream_id: int) -> None:
         """RFC 9113, 3.4: SETTINGS come first; 6.10: nothing comes between the frames of a field block."""
-        if not self._settings_read:
-            if type_ != FrameType.SETTINGS or flags & ACK:
-                raise Violation(ErrorCode.PROTOCOL_ERROR, "the preface has no SETTINGS")
-            self._settings_read = True
+        if not self._settings_read and (type_ != FrameType.SETTINGS or flags & ACK):
+            raise Violation(ErrorCode.PROTOCOL_ERROR, "the preface has no SETTINGS")
         if self._block is None:
             if type_ == FrameType.CONTINUATION:
                 raise Violation(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")

@@ -381,8 +381,12 @@ class HTTP2Client:
             Violation: the server broke the protocol.
         """
         response = await self.head(stream_id)
-        while data := await self.data(stream_id):
-            response.body += data
+        pieces = [response.body]
+        try:
+            while data := await self.data(stream_id):
+                pieces.append(data)
+        finally:
+            response.body = b"".join(pieces)
         return response
 
     async def head(self, stream_id: int) -> HTTP2Response:
