@@ -235,16 +235,21 @@ def test_a_block_is_bounded_in_frames():
     assert after_preface(block(*most, b"")) == ([], ErrorCode.ENHANCE_YOUR_CALM)
 
 
-def test_in_head_from_the_beginning_of_a_block_to_its_end():
+def test_a_block_is_open_from_its_beginning_to_its_end():
     reader = FrameReader()
-    data = block(b"ab", b"cd")
+    data = block(b"ab", b"cd") + encode_frame(FrameType.HEADERS, END_HEADERS, 3)
+    second = len(data) - 9
     reader.receive_data(PREFACE + SETTINGS + encode_frame(FrameType.DATA, 0, 1, b"x"))
     read_all(reader)
     for position in range(len(data)):
         reader.receive_data(data[position : position + 1])
-        frames, _ = read_all(reader)
-        assert reader.in_head is (3 <= position < len(data) - 1)
-        assert bool(frames) is (position == len(data) - 1)
+        read_all(reader)
+        if 3 <= position < second - 1:
+            assert reader.open_block == 0
+        elif second + 3 <= position < len(data) - 1:
+            assert reader.open_block == 1
+        else:
+            assert reader.open_block is None
 
 
 valid_frames = st.one_of(

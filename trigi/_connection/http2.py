@@ -53,7 +53,7 @@ class HTTP2Connection:
         self._exchanges: dict[int, HTTP2Exchange] = {}
         self._reading = trio.CancelScope()
         self._waiting_since = trio.current_time()  # for a request, its head, or the preface
-        self._in_head = False
+        self._open_head: int | None = None
         self._draining = False
         self._stopping = False
         self._client_finished = False
@@ -118,7 +118,7 @@ class HTTP2Connection:
     def _deadline(self) -> float:
         """Until when something must have come: of the preface, of a head, or a request."""
         config = self.context.config
-        if self._in_head or not self._codec.established:
+        if self._open_head is not None or not self._codec.established:
             return self._waiting_since + config.header_timeout
         return inf if self._exchanges else self._waiting_since + config.keep_alive_timeout
 
@@ -139,11 +139,11 @@ class HTTP2Connection:
 
     def _take(self, data: bytes | bytearray) -> None:
         """Handle everything that was read, without waiting in between."""
-        was_idle = not self._in_head
         for event in self._codec.receive_data(data, trio.current_time()):
             self._handle(event)
-        self._in_head = self._codec.in_head
-        if self._in_head and was_idle:
+        open_head = self._codec.open_head
+        if open_head != self._open_head:
+            self._open_head = open_head
             self._waiting_since = trio.current_time()
         self._writer.wake()
 
@@ -219,7 +219,7 @@ class HTTP2Connection:
             self._codec.answer(event.stream_id, event.error.status_hint, self.context.default_headers())
 
     def _time_out(self) -> None:
-        if self._in_head or not self._codec.established:
+        if self._open_head is not None or not self._codec.established:
             error = BadConnection(
                 "the request's head did not come", error_code="NO_ERROR", limit="header_timeout"
             )

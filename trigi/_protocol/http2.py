@@ -118,9 +118,9 @@ class HTTP2Codec:
         return self._reader.established
 
     @property
-    def in_head(self) -> bool:
-        """Whether the beginning of a request's head has come, and its end has not."""
-        return self._reader.in_head
+    def open_head(self) -> int | None:
+        """A number for the head, or the trailers, whose beginning has come and the end has not; `None` for none."""
+        return self._reader.open_block
 
     @property
     def unsent(self) -> int:

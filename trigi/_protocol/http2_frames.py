@@ -147,6 +147,7 @@ class FrameReader:
         self._settings_read = False
         self._block: Frame | None = None  # HEADERS whose end has not come
         self._block_parts: list[bytes] = []
+        self._blocks_read = 0
 
     @property
     def established(self) -> bool:
@@ -154,11 +155,12 @@ class FrameReader:
         return self._settings_read
 
     @property
-    def in_head(self) -> bool:
-        """Whether the beginning of a field block has come, and its end has not."""
-        if self._block is not None:
-            return True
-        return len(self._buffer) >= 4 and self._buffer[3] == FrameType.HEADERS
+    def open_block(self) -> int | None:
+        """The number of the field block whose beginning has come, and its end has not; `None` when there is none."""
+        is_open = self._block is not None or (
+            len(self._buffer) >= 4 and self._buffer[3] == FrameType.HEADERS and self._preface_read
+        )
+        return self._blocks_read if is_open else None
 
     def receive_data(self, data: bytes | bytearray) -> None:
         """Take bytes from the client. Nothing is parsed before `next_frame()`."""
@@ -228,6 +230,7 @@ class FrameReader:
         block = b"".join(parts)
         frame = self._block._replace(payload=block, size=len(block))
         self._block = None
+        self._blocks_read += 1
         parts.clear()
         return frame
 
