@@ -9,7 +9,7 @@ from trigi.config import Config
 from trigi.exceptions import BadRequest
 
 from .events import Headers, Request
-from .headers import INVALID_IN_VALUE, LENGTH, TOKEN, is_host
+from .headers import LENGTH, TOKEN, is_host
 from .http2_priority import UNSIGNALLED, parse_priority
 
 __all__ = ["CONNECTION_SPECIFIC", "FIELD_OVERHEAD", "Malformed", "check_trailers", "read_request"]
@@ -24,7 +24,9 @@ CONNECTION_SPECIFIC: Final = frozenset(
 FIELD_OVERHEAD: Final = 32
 """Bytes that each field counts for beside its name and value (RFC 9113, 6.5.2, SETTINGS_MAX_HEADER_LIST_SIZE)."""
 
-NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")  # RFC 9113, 8.2.1: a token without capitals
+# RFC 9113, 8.2.1: a token without capitals; no control characters, and no white space at the ends.
+NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+VALUE: Final = re.compile(rb"(?![ \t])[\t\x20-\x7e\x80-\xff]*(?<![ \t])")
 SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+\-.]*")  # RFC 3986, 3.1
 PATH: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # in origin-form: no fragment, no control, no white space
 
@@ -111,7 +113,7 @@ def _split(fields: Headers) -> tuple[dict[bytes, bytes], Headers]:
     pseudo: dict[bytes, bytes] = {}
     headers: Headers = []
     for name, value in fields:
-        if INVALID_IN_VALUE.search(value) or value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
+        if not VALUE.fullmatch(value):
             raise Malformed(f"invalid value of {name!r}")
         if name[:1] == b":":
             if headers or name in pseudo or name not in PSEUDO_FIELDS:
