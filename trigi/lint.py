@@ -11,6 +11,7 @@ anything after the end of a response, and an early hint before its start.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ._checks import (
@@ -174,11 +175,32 @@ def close_reason(value: Any, path: str) -> None:
 START: Keys = {"status": must(whole(200, 999)), "headers": may(headers(b"transfer-encoding"))}
 BODY: Keys = {"body": may(data), "more_body": may(flag)}
 
+
+def absolute_path(value: Any, path: str) -> None:
+    """The path of a file, from the root."""
+    text(value, path)
+    if not PurePath(value).is_absolute():
+        raise Wrong(f"{path} must be absolute, got {value!r}")
+
+
+def open_file(value: Any, path: str) -> None:
+    """A file that the system has open; `SENT` has no other value that is not plain data."""
+    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "fileno")):
+        raise Wrong(f"{path} must be an open file, got {type(value).__name__}")
+
+
 SENT: Mapping[str, Mapping[str, Keys]] = {
     "http": {
         "http.response.start": START | {"trailers": may(flag)},
         "http.response.body": BODY,
         "http.response.early_hint": {"links": must(list_of(field_value))},
+        "http.response.pathsend": {"path": must(absolute_path)},
+        "http.response.zerocopysend": {
+            "file": must(open_file),
+            "offset": may(whole(0)),
+            "count": may(whole(0)),
+            "more_body": may(flag),
+        },
         "http.response.trailers": {
             "headers": must(headers(b"transfer-encoding", b"content-length", b"trailer")),
             "more_trailers": may(flag),
@@ -204,7 +226,9 @@ SENT: Mapping[str, Mapping[str, Keys]] = {
 
 EXTENSIONS: Mapping[str, str] = {
     "http.response.early_hint": "http.response.early_hint",
+    "http.response.pathsend": "http.response.pathsend",
     "http.response.trailers": "http.response.trailers",
+    "http.response.zerocopysend": "http.response.zerocopysend",
     "websocket.http.response.start": "websocket.http.response",
     "websocket.http.response.body": "websocket.http.response",
 }

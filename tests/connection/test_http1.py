@@ -88,7 +88,11 @@ async def test_a_whole_scope(serve, keeper):
         "client": None,
         "server": None,
         "state": {"db": "open"},
-        "extensions": {"http.response.early_hint": {}, "http.response.trailers": {}},
+        "extensions": {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.trailers": {},
+        },
     }
 
 

@@ -80,8 +80,18 @@ def test_an_http_scope_has_exactly_these_keys():
         "client": ("192.0.2.1", 50000),
         "server": ("127.0.0.1", 8000),
         "state": {"pool": pool},
-        "extensions": {"trigi": extension, "http.response.early_hint": {}, "http.response.trailers": {}},
+        "extensions": {
+            "trigi": extension,
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.trailers": {},
+        },
     }
+
+
+def test_the_system_copies_files_where_it_can():
+    scope = http_scope(make_request(), make_connection(), "", {}, {}, zero_copy=True)
+    assert "http.response.zerocopysend" in scope["extensions"]
 
 
 def test_a_websocket_scope_has_exactly_these_keys():

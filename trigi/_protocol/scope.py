@@ -54,17 +54,25 @@ def http_scope(
     root_path: str,
     state: dict[str, Any],
     extension: dict[str, Any],
+    *,
+    zero_copy: bool = False,
 ) -> dict[str, Any]:
-    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope"); `extension` is trigi's own."""
+    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope"); `extension` is trigi's own.
+
+    With `zero_copy` the system can copy a file to the connection by itself.
+    """
     scope = _request_scope(request, connection, root_path, state)
     scope["type"] = "http"
     scope["scheme"] = "http" if connection.tls is None else "https"
     scope["method"] = request.method.upper()
     scope["extensions"] |= {
         "http.response.early_hint": {},
+        "http.response.pathsend": {},
         "http.response.trailers": {},
         "trigi": extension,
     }
+    if zero_copy:
+        scope["extensions"]["http.response.zerocopysend"] = {}
     return scope
 
 
