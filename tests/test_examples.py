@@ -133,6 +133,15 @@ def background(example):
     assert "welcome letter to Bob written" in example.output
 
 
+def send_file(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        response = client.get("/send_file.py")
+        assert response.content == example.path.read_bytes()
+        assert response.headers["content-length"] == str(len(response.content))
+        assert response.headers["content-type"] == "text/x-python"
+        assert client.get("/nothing").status_code == 404
+
+
 def websocket_echo(example):
     with example.serving():
         with connect(example.url.replace("http", "ws")) as websocket:
@@ -216,6 +225,7 @@ CHECKS = {
     "hello.py": hello,
     "lifespan_state.py": lifespan_state,
     "live.py": live,
+    "send_file.py": send_file,
     "starlette_app.py": starlette_app,
     "streaming.py": streaming,
     "testing_an_app.py": with_pytest,

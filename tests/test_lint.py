@@ -7,6 +7,7 @@ import http
 import math
 from contextlib import suppress
 from itertools import product
+from pathlib import PurePath
 
 import pytest
 import trio
@@ -16,12 +17,12 @@ from trio.testing import memory_stream_pair
 
 from trigi._connection.context import Observer, ServerContext
 from trigi._connection.serve import serve_stream
-from trigi._protocol.asgi import FLAGS, HTTP_SEND, LIFESPAN_SEND, WEBSOCKET_SEND
+from trigi._protocol.asgi import EXTENSIONS, FLAGS, HTTP_SEND, LIFESPAN_SEND, WEBSOCKET_SEND
 from trigi._protocol.events import Request
 from trigi._protocol.scope import ConnectionInfo, Endpoint, http_scope, lifespan_scope, websocket_scope
 from trigi.config import Config
 from trigi.exceptions import ClientDisconnected, InvalidMessage, TrigiError, UnexpectedMessage
-from trigi.lint import EXTENSIONS, RECEIVE_ORDER, RECEIVED, SCOPES, SENT, lint
+from trigi.lint import RECEIVE_ORDER, RECEIVED, SCOPES, SENT, lint
 
 TLS = {
     "server_cert": "-----BEGIN CERTIFICATE-----",
@@ -38,7 +39,9 @@ CONNECTION = ConnectionInfo(Endpoint("127.0.0.1", 50000), Endpoint("127.0.0.1", 
 
 # What a server of ours calls an application with, and a second opinion: as little as the specification asks for.
 FULL_SCOPES = {
-    "http": lambda: http_scope(REQUEST, CONNECTION, "/mnt", {"pool": object()}, {"scope": object()}),
+    "http": lambda: http_scope(
+        REQUEST, CONNECTION, "/mnt", {"pool": object()}, {"scope": object()}, extensions=EXTENSIONS.values()
+    ),
     "websocket": lambda: websocket_scope(REQUEST, CONNECTION, "", {}, {}, subprotocols=["chat"]),
     "lifespan": lambda: lifespan_scope({}),
 }
@@ -63,6 +66,8 @@ FULL_MESSAGES = {
     "http.response.start": {"status": 200, "headers": [(b"a", b"1"), [b"a", b"\xff"]], "trailers": True},
     "http.response.body": {"body": b"x", "more_body": True},
     "http.response.early_hint": {"links": [b"</a.css>; rel=preload"]},
+    "http.response.pathsend": {"path": "/srv/a"},
+    "http.response.zerocopysend": {"file": 0, "offset": 0, "count": 2**63 - 1, "more_body": False},
     "http.response.trailers": {"headers": ((b"digest", b"x"),), "more_trailers": False},
     "websocket.connect": {},
     "websocket.receive": {"bytes": None, "text": ""},
@@ -83,6 +88,8 @@ FULL_MESSAGES = {
 REQUIRED = {
     "http.response.start": {"status"},
     "http.response.early_hint": {"links"},
+    "http.response.pathsend": {"path"},
+    "http.response.zerocopysend": {"file"},
     "http.response.trailers": {"headers"},
     "websocket.disconnect": {"code"},
     "websocket.http.response.start": {"status"},
@@ -124,6 +131,11 @@ WRONG_VALUES = {
     ("http.response.body", "body"): BYTES,
     ("http.response.body", "more_body"): BOOL,
     ("http.response.early_hint", "links"): [None, "a", b"a", iter([b"a"]), ["a"], [b"a\n"], [(b"a", b"b")]],
+    ("http.response.pathsend", "path"): [None, *TEXT, "", "a", "./a", "~/a", PurePath("/srv/a")],
+    ("http.response.zerocopysend", "file"): [None, "a", b"a", True, [0], object()],
+    ("http.response.zerocopysend", "offset"): [None, "0", 0.0, True, -1, 2**63],
+    ("http.response.zerocopysend", "count"): [None, "0", 0.0, True, -1, 2**63],
+    ("http.response.zerocopysend", "more_body"): BOOL,
     ("http.response.trailers", "headers"): [*HEADERS, [(b"content-length", b"1")]],
     ("http.response.trailers", "more_trailers"): BOOL,
     ("websocket.receive", "bytes"): [*BYTES[1:]],

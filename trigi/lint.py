@@ -11,6 +11,7 @@ anything after the end of a response, and an early hint before its start.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ._checks import (
@@ -36,7 +37,7 @@ from ._checks import (
     text,
     whole,
 )
-from ._protocol.asgi import HTTP, HTTP_SEND, event_of
+from ._protocol.asgi import HTTP, HTTP_SEND, event_of, extension_of
 from .exceptions import InvalidMessage, TrigiError, UnexpectedMessage
 from .typing import ASGI3Application, Message, Receive, Scope, Send
 
@@ -174,11 +175,32 @@ def close_reason(value: Any, path: str) -> None:
 START: Keys = {"status": must(whole(200, 999)), "headers": may(headers(b"transfer-encoding"))}
 BODY: Keys = {"body": may(data), "more_body": may(flag)}
 
+
+def absolute_path(value: Any, path: str) -> None:
+    """The path of a file, from the root."""
+    text(value, path)
+    if not PurePath(value).is_absolute():
+        raise Wrong(f"{path} must be absolute, got {value!r}")
+
+
+def open_file(value: Any, path: str) -> None:
+    """A file that the system has open; `SENT` has no other value that is not plain data."""
+    if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "fileno")):
+        raise Wrong(f"{path} must be an open file, got {type(value).__name__}")
+
+
 SENT: Mapping[str, Mapping[str, Keys]] = {
     "http": {
         "http.response.start": START | {"trailers": may(flag)},
         "http.response.body": BODY,
         "http.response.early_hint": {"links": must(list_of(field_value))},
+        "http.response.pathsend": {"path": must(absolute_path)},
+        "http.response.zerocopysend": {
+            "file": must(open_file),
+            "offset": may(whole(0)),
+            "count": may(whole(0)),
+            "more_body": may(flag),
+        },
         "http.response.trailers": {
             "headers": must(headers(b"transfer-encoding", b"content-length", b"trailer")),
             "more_trailers": may(flag),
@@ -201,14 +223,6 @@ SENT: Mapping[str, Mapping[str, Keys]] = {
         "lifespan.shutdown.failed": {"message": may(text)},
     },
 }
-
-EXTENSIONS: Mapping[str, str] = {
-    "http.response.early_hint": "http.response.early_hint",
-    "http.response.trailers": "http.response.trailers",
-    "websocket.http.response.start": "websocket.http.response",
-    "websocket.http.response.body": "websocket.http.response",
-}
-"""The extension that a message belongs to: it must be in the scope."""
 
 ONE_OF_TWO: Mapping[str, tuple[str, str]] = {
     "websocket.receive": ("bytes", "text"),
@@ -318,7 +332,7 @@ class LintedCall:
 
     def _check_sent(self, message: Message) -> None:
         check_message(message, SENT[self._kind])
-        extension = EXTENSIONS.get(message["type"])
+        extension = extension_of(event_of(message))
         if extension is not None and extension not in self._extensions:
             raise Wrong(f"{message['type']}: the extension {extension} is not in this scope")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
+import os
+import re
 import socket
 import threading
 from contextlib import aclosing, asynccontextmanager
@@ -21,7 +24,14 @@ from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -102,6 +112,134 @@ async def test_head_has_the_headers_of_get_and_no_body(serve):
             head = await client.head("/")
             assert (head.headers["content-length"], head.content) == ("9", b"")
             assert (await client.get("/")).text == "some text"
+
+
+# Files
+
+
+@pytest.fixture(params=["http", "https"])
+async def serve_file(request, serve, certificates, tmp_path):
+    """Serves a large file by `FileResponse`, with and without TLS; gives the server, the content, and what was sent."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(1024 * 1024) * 64)
+    sent = []
+
+    async def download(request):
+        return FileResponse("large" if request.url.path == "/relative" else path)
+
+    app = Starlette(
+        routes=[
+            Route("/", download),
+            Route("/relative", download),
+            Mount("/static", StaticFiles(directory=tmp_path)),
+        ]
+    )
+
+    async def watched(scope, receive, send):
+        async def note(message):
+            sent.append(message["type"])
+            await send(message)
+
+        await app(scope, receive, note)
+
+    tls = {"certfile": certificates.server, "authority": certificates.authority}
+    return await serve(watched, **(tls if request.param == "https" else {})), path, sent
+
+
+async def hashed(response):
+    digest = hashlib.sha256()
+    async for piece in response.aiter_raw():
+        digest.update(piece)
+    return digest.digest()
+
+
+async def test_a_file_response_is_sent_by_its_path(serve_file):
+    """Starlette leaves it to the server, if that says that it can."""
+    server, path, sent = serve_file
+    content = path.read_bytes()
+    async with server.client() as client:
+        for url in ("/", "/static/large"):
+            sent.clear()
+            async with client.stream("GET", url) as response:
+                assert await hashed(response) == hashlib.sha256(content).digest()
+            assert response.headers["content-length"] == str(len(content))
+            assert sent == ["http.response.start", "http.response.pathsend"]
+
+
+async def test_a_file_response_to_head(serve_file):
+    server, path, _ = serve_file
+    async with server.client() as client:
+        head = await client.head("/")
+        assert (head.headers["content-length"], head.content) == (str(64 * 1024 * 1024), b"")
+        etag = head.headers["etag"]
+        unchanged = await client.get("/static/large", headers={"if-none-match": etag})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+        async with client.stream("GET", "/") as response:
+            assert await hashed(response) == hashlib.sha256(path.read_bytes()).digest()
+
+
+async def test_ranges_of_a_file_response(serve_file):
+    """They are Starlette's own."""
+    server, path, sent = serve_file
+    content = path.read_bytes()
+    async with server.client() as client:
+        part = await client.get("/", headers={"range": "bytes=1000-200000"})
+        assert (part.status_code, part.content) == (206, content[1000:200001])
+        parts = await client.get("/", headers={"range": "bytes=0-9,-10"})
+        assert parts.status_code == 206
+        assert content[:10] in parts.content
+        assert content[-10:] in parts.content
+        beyond = await client.get("/", headers={"range": f"bytes={len(content)}-"})
+        assert beyond.status_code == 416
+    assert "http.response.pathsend" not in sent
+
+
+async def test_a_file_response_with_a_relative_path(serve_file, monkeypatch):
+    """As anybody writes it."""
+    server, path, sent = serve_file
+    monkeypatch.chdir(path.parent)
+    async with server.client() as client, client.stream("GET", "/relative") as response:
+        assert await hashed(response) == hashlib.sha256(path.read_bytes()).digest()
+    assert "http.response.pathsend" in sent
+
+
+async def test_a_client_that_leaves_a_file_response(serve, tmp_path):
+    """Its response is reported with what was sent of it, and no error is logged."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(64 * 1024 * 1024))
+    server = await serve(Starlette(routes=[Route("/", lambda request: FileResponse(path))]))
+    client = await server.connect()
+    await client.read_until(b"\r\n\r\n")
+    await client.leave()
+    await server.until(lambda: server.log.access)
+    sent = int(re.search(r'" 200 (\d+)', server.log.access[0])[1])
+    assert 0 < sent < 64 * 1024 * 1024
+
+
+async def test_an_open_file_is_copied_by_the_system(serve, tmp_path):
+    """The extension `http.response.zerocopysend`, which no framework uses by itself."""
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(16 * 1024 * 1024))
+    content = path.read_bytes()
+
+    async def app(scope, receive, send):
+        assert "http.response.zerocopysend" in scope["extensions"]
+        with path.open("rb") as file:
+            await send({"type": "http.response.start", "status": 200})
+            message = {"type": "http.response.zerocopysend", "file": file}
+            await send(message | {"offset": 8 * 1024 * 1024, "more_body": True})
+            await send({"type": "http.response.body", "body": b"-", "more_body": True})
+            await send(message | {"offset": 0, "count": 8 * 1024 * 1024})
+
+    server = await serve(app, lifespan="off")
+    async with server.client() as client:
+        for _ in range(2):
+            assert (await client.get("/")).content == content[len(content) // 2 :] + b"-" + content[
+                : len(content) // 2
+            ]
+
+
+# Threads
 
 
 async def test_a_sync_endpoint_runs_in_a_thread_and_can_call_back(serve):

@@ -27,6 +27,7 @@ from trigi._connection.context import ServerContext
 from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
 from trigi._connection.transport import WRITE_SIZE
 from trigi.config import Config
+from trigi.exceptions import InvalidMessage
 from trigi.testing import IncompleteResponse
 
 FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
@@ -88,7 +89,11 @@ async def test_a_whole_scope(serve, keeper):
         "client": None,
         "server": None,
         "state": {"db": "open"},
-        "extensions": {"http.response.early_hint": {}, "http.response.trailers": {}},
+        "extensions": {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.trailers": {},
+        },
     }
 
 
@@ -876,15 +881,24 @@ async def test_early_hints(serve):
     assert (await client.fetch()).body == b"xy"
 
 
-async def test_no_early_hints_for_http_1_0(serve):
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "http.response.early_hint", "links": [b"</a.css>"]},
+        {"type": "http.response.start", "status": 200, "trailers": True},
+    ],
+)
+async def test_what_http_1_0_can_not_carry_is_not_in_its_scope(serve, message):
     async def app(scope, receive, send):
-        await send({"type": "http.response.early_hint", "links": [b"</a.css>"]})
-        await respond(send, b"x")
+        [*refused] = {"http.response.early_hint", "http.response.trailers"} - scope["extensions"].keys()
+        with pytest.raises(InvalidMessage, match=r"the extension .* is not in this scope"):
+            await send(message)
+        await respond(send, b"%d" % len(refused))
 
     client = serve(app)
     await client.send(b"GET / HTTP/1.0\r\n\r\n")
     response = await client.response()
-    assert response.body == b"x"
+    assert response.body == b"2"
     assert response.informational == []
 
 

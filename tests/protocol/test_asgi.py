@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http
+import io
 from collections import UserDict
 from enum import Enum, IntEnum
 from itertools import product
+from pathlib import PurePath
 
 import pytest
 from hypothesis import given
@@ -22,7 +24,10 @@ from trigi._protocol.asgi import (
     advance,
     check_body,
     check_close,
+    check_descriptor,
     check_links,
+    check_path,
+    check_range,
     check_start,
     check_text,
     check_trailers,
@@ -36,22 +41,41 @@ TABLES = {"http": HTTP_SEND, "websocket": WEBSOCKET_SEND, "lifespan": LIFESPAN_S
 # The rules once more, as one line for each step, so that a slip in a table does not pass for a rule.
 LEGAL = {
     "http": """
-        START              http.response.start                     BODY
-        START              http.response.start+trailers            BODY_THEN_TRAILERS
-        START              http.response.early_hint                START
-        BODY               http.response.early_hint                BODY
-        BODY               http.response.body+more_body            BODY
-        BODY               http.response.body                      COMPLETE
-        BODY_THEN_TRAILERS http.response.early_hint                BODY_THEN_TRAILERS
-        BODY_THEN_TRAILERS http.response.body+more_body            BODY_THEN_TRAILERS
-        BODY_THEN_TRAILERS http.response.body                      TRAILERS
-        TRAILERS           http.response.trailers+more_trailers    TRAILERS
-        TRAILERS           http.response.trailers                  COMPLETE
-        COMPLETE           http.response.body                      COMPLETE
-        COMPLETE           http.response.body+more_body            COMPLETE
-        COMPLETE           http.response.trailers                  COMPLETE
-        COMPLETE           http.response.trailers+more_trailers    COMPLETE
-        COMPLETE           http.response.early_hint                COMPLETE
+        START                   http.response.start                     BODY
+        START                   http.response.start+trailers            BODY_THEN_TRAILERS
+        START                   http.response.early_hint                START
+        BODY                    http.response.early_hint                BODY
+        BODY                    http.response.body+more_body            MORE_BODY
+        BODY                    http.response.body                      COMPLETE
+        BODY                    http.response.zerocopysend+more_body    MORE_BODY
+        BODY                    http.response.zerocopysend              COMPLETE
+        BODY                    http.response.pathsend                  COMPLETE
+        MORE_BODY               http.response.early_hint                MORE_BODY
+        MORE_BODY               http.response.body+more_body            MORE_BODY
+        MORE_BODY               http.response.body                      COMPLETE
+        MORE_BODY               http.response.zerocopysend+more_body    MORE_BODY
+        MORE_BODY               http.response.zerocopysend              COMPLETE
+        BODY_THEN_TRAILERS      http.response.early_hint                BODY_THEN_TRAILERS
+        BODY_THEN_TRAILERS      http.response.body+more_body            MORE_BODY_THEN_TRAILERS
+        BODY_THEN_TRAILERS      http.response.body                      TRAILERS
+        BODY_THEN_TRAILERS      http.response.zerocopysend+more_body    MORE_BODY_THEN_TRAILERS
+        BODY_THEN_TRAILERS      http.response.zerocopysend              TRAILERS
+        BODY_THEN_TRAILERS      http.response.pathsend                  TRAILERS
+        MORE_BODY_THEN_TRAILERS http.response.early_hint                MORE_BODY_THEN_TRAILERS
+        MORE_BODY_THEN_TRAILERS http.response.body+more_body            MORE_BODY_THEN_TRAILERS
+        MORE_BODY_THEN_TRAILERS http.response.body                      TRAILERS
+        MORE_BODY_THEN_TRAILERS http.response.zerocopysend+more_body    MORE_BODY_THEN_TRAILERS
+        MORE_BODY_THEN_TRAILERS http.response.zerocopysend              TRAILERS
+        TRAILERS                http.response.trailers+more_trailers    TRAILERS
+        TRAILERS                http.response.trailers                  COMPLETE
+        COMPLETE                http.response.body                      COMPLETE
+        COMPLETE                http.response.body+more_body            COMPLETE
+        COMPLETE                http.response.zerocopysend              COMPLETE
+        COMPLETE                http.response.zerocopysend+more_body    COMPLETE
+        COMPLETE                http.response.pathsend                  COMPLETE
+        COMPLETE                http.response.trailers                  COMPLETE
+        COMPLETE                http.response.trailers+more_trailers    COMPLETE
+        COMPLETE                http.response.early_hint                COMPLETE
     """,
     "websocket": """
         CONNECTING  websocket.accept                        OPEN
@@ -89,8 +113,7 @@ RECEIVED = {
 }
 NOT_OFFERED = {
     "http.response.push",
-    "http.response.zerocopysend",
-    "http.response.pathsend",
+    "http.response.pathsend+more_body",
     "http.response.debug",
     "websocket.http.response.start+trailers",
     "websocket.send+more",
@@ -155,6 +178,16 @@ PATHS = {
         "http.response.early_hint http.response.start http.response.early_hint http.response.early_hint "
         "http.response.body+more_body http.response.early_hint http.response.body"
     ),
+    "a path": "http.response.start http.response.pathsend",
+    "a path and trailers": "http.response.start+trailers http.response.pathsend http.response.trailers",
+    "files between pieces": (
+        "http.response.start http.response.body+more_body http.response.zerocopysend+more_body "
+        "http.response.early_hint http.response.body+more_body http.response.zerocopysend"
+    ),
+    "a file and trailers": (
+        "http.response.start+trailers http.response.zerocopysend+more_body http.response.zerocopysend "
+        "http.response.trailers"
+    ),
     "trailers": "http.response.start+trailers http.response.body http.response.trailers",
     "trailers in pieces": (
         "http.response.start+trailers http.response.body+more_body http.response.early_hint http.response.body "
@@ -186,7 +219,7 @@ def test_each_legal_path_ends_where_it_should(path):
 
 
 class NaiveResponse:
-    started = trailers_promised = body_ended = trailers_ended = False
+    started = trailers_promised = body_begun = body_ended = trailers_ended = False
 
     @property
     def complete(self):
@@ -194,15 +227,25 @@ class NaiveResponse:
 
     def takes(self, kind, flag):
         if self.complete:
-            return kind in ("http.response.body", "http.response.trailers", "http.response.early_hint")
+            return kind in (
+                "http.response.body",
+                "http.response.zerocopysend",
+                "http.response.pathsend",
+                "http.response.trailers",
+                "http.response.early_hint",
+            )
         match kind:
             case "http.response.start":
                 allowed = not self.started
                 if allowed:
                     self.started, self.trailers_promised = True, flag
-            case "http.response.body":
+            case "http.response.body" | "http.response.zerocopysend":
                 allowed = self.started and not self.body_ended
+                self.body_begun |= allowed
                 self.body_ended |= allowed and not flag
+            case "http.response.pathsend":
+                allowed = self.started and not self.body_begun and not self.body_ended
+                self.body_ended |= allowed
             case "http.response.trailers":
                 allowed = self.body_ended
                 self.trailers_ended |= allowed and not flag
@@ -328,7 +371,7 @@ def test_any_mapping_and_any_str_will_do():
 
     event = event_of(UserDict(type=Type.BODY, more_body=True))
     assert event == "http.response.body+more_body"
-    assert advance(HTTP_SEND, HTTP.BODY, event) is HTTP.BODY
+    assert advance(HTTP_SEND, HTTP.BODY, event) is HTTP.MORE_BODY
     assert advance(HTTP_SEND, HTTP.BODY, event_of({"type": Type.BODY})) is HTTP.COMPLETE
 
 
@@ -604,3 +647,90 @@ def test_an_optional_text_is_itself_or_none():
 def test_an_optional_text_of_another_type_is_refused(value):
     text = refusal(check_text, {**ACCEPT, "subprotocol": value}, "subprotocol")
     assert text == f"websocket.accept: subprotocol must be str, got {type(value).__name__}"
+
+
+# Files
+
+
+PATHSEND = "http.response.pathsend"
+ZEROCOPYSEND = "http.response.zerocopysend"
+
+
+@pytest.mark.parametrize("path", ["/srv/a", "a", "/ü", ""])
+def test_a_path_is_any_text(path):
+    """What it leads to is not known here."""
+    assert check_path({"type": PATHSEND, "path": path}) == path
+
+
+@wrong(str)
+def test_a_path_of_another_type_is_refused(value):
+    assert refusal(check_path, {"type": PATHSEND, "path": value}).startswith(
+        f"{PATHSEND}: path must be str, got "
+    )
+
+
+def test_a_path_must_be_there_as_text():
+    refusal(check_path, {"type": PATHSEND, "path": PurePath("/srv/a")})
+    assert refusal(check_path, {"type": PATHSEND}) == f"{PATHSEND}: path must be str, got NoneType"
+
+
+def test_a_file_is_a_descriptor_or_has_one(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        assert check_descriptor({"type": ZEROCOPYSEND, "file": file}) == file.fileno()
+        assert check_descriptor({"type": ZEROCOPYSEND, "file": file.fileno()}) == file.fileno()
+    closed = refusal(check_descriptor, {"type": ZEROCOPYSEND, "file": file})
+    assert closed.startswith(f"{ZEROCOPYSEND}: file must be open and have a descriptor, got BufferedWriter: ")
+
+
+class Odd:
+    """Has a `fileno` that gives whatever."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def fileno(self):
+        return self.value
+
+
+@wrong(int)
+def test_a_file_of_another_type_is_refused(value):
+    refusal(check_descriptor, {"type": ZEROCOPYSEND, "file": value})
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, io.BytesIO(b"x"), Odd(None), Odd(True), Odd(-1)])
+def test_a_file_without_a_descriptor_is_refused(value):
+    assert refusal(check_descriptor, {"type": ZEROCOPYSEND, "file": value}).startswith(
+        f"{ZEROCOPYSEND}: file must "
+    )
+
+
+def test_a_file_must_be_there():
+    assert refusal(check_descriptor, {"type": ZEROCOPYSEND}).startswith(f"{ZEROCOPYSEND}: file must ")
+
+
+@pytest.mark.parametrize(
+    ("message", "offset", "count"),
+    [
+        ({}, None, None),
+        ({"offset": None, "count": None}, None, None),
+        ({"offset": 0, "count": 0}, 0, 0),
+        ({"offset": 2**63 - 1}, 2**63 - 1, None),
+        ({"count": 7}, None, 7),
+    ],
+)
+def test_a_range_is_an_offset_and_a_count(message, offset, count):
+    assert check_range({"type": ZEROCOPYSEND} | message) == (offset, count)
+
+
+@pytest.mark.parametrize("key", ["offset", "count"])
+@wrong(int, type(None))
+def test_a_range_of_another_type_is_refused(key, value):
+    text = refusal(check_range, {"type": ZEROCOPYSEND, key: value})
+    assert text == f"{ZEROCOPYSEND}: {key} must be int, got {type(value).__name__}"
+
+
+@pytest.mark.parametrize("key", ["offset", "count"])
+@pytest.mark.parametrize("value", [-1, 2**63, 10**5000], ids=["negative", "too large", "huge"])
+def test_a_range_of_another_size_is_refused(key, value):
+    message = {"type": ZEROCOPYSEND, key: value}
+    assert refusal(check_range, message).startswith(f"{ZEROCOPYSEND}: {key} must be ")

@@ -46,7 +46,12 @@ def make_connection(tls=None):
 
 def http(request=None, connection=None, root_path="", state=None, extension=None):
     return http_scope(
-        request or make_request(), connection or make_connection(), root_path, state or {}, extension or {}
+        request or make_request(),
+        connection or make_connection(),
+        root_path,
+        state or {},
+        extension or {},
+        extensions=("http.response.pathsend", "http.response.trailers"),
     )
 
 
@@ -80,7 +85,11 @@ def test_an_http_scope_has_exactly_these_keys():
         "client": ("192.0.2.1", 50000),
         "server": ("127.0.0.1", 8000),
         "state": {"pool": pool},
-        "extensions": {"trigi": extension, "http.response.early_hint": {}, "http.response.trailers": {}},
+        "extensions": {
+            "trigi": extension,
+            "http.response.pathsend": {},
+            "http.response.trailers": {},
+        },
     }
 
 

@@ -23,6 +23,7 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import BadRequest, ClientDisconnected
 from trigi.typing import Message
 
+from . import files
 from .context import ServerContext
 
 __all__ = ["Exchange"]
@@ -32,6 +33,18 @@ CONTINUE_SECONDS = 2.0
 
 DISCONNECTS_AT_ONCE = 100
 """How often an application is told of the disconnect without a checkpoint: then it is one that loops without end."""
+
+
+# A client of HTTP/1.0 knows neither interim responses nor chunks.
+EXTENSIONS = {
+    (is_old, zero_copy): (
+        "http.response.pathsend",
+        *(() if is_old else ("http.response.early_hint", "http.response.trailers")),
+        *(("http.response.zerocopysend",) if zero_copy else ()),
+    )
+    for is_old in (False, True)
+    for zero_copy in (False, True)
+}
 
 
 class Exchange(ABC):
@@ -54,6 +67,7 @@ class Exchange(ABC):
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         is_websocket: the request asks for a WebSocket.
+        zero_copy: `send_file` has the system copy the file to the connection.
         on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
 
@@ -79,12 +93,18 @@ class Exchange(ABC):
         self.ended = False
         self.head_sent = False
         self.is_websocket = request.is_upgrade
+        self.zero_copy = False
         self.on_drain: Callable[[], None] | None = None
         self._continue_wanted = request.expects_continue
         self._request_given = request.has_body
         self._sending = 0
         self._disconnects_told = 0
         self._inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The names of the ASGI extensions of an `http` scope that work here."""
+        return EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
 
     @property
     def bodyless(self) -> bool:
@@ -191,9 +211,13 @@ class Exchange(ABC):
         Raises:
             ClientDisconnected: there is nobody to send to.
         """
+        self.check_connected()
+        self._sending += 1
+
+    def check_connected(self) -> None:
+        """Raise `ClientDisconnected` if there is nobody to send to."""
         if self.disconnected:
             raise ClientDisconnected("the client has disconnected")
-        self._sending += 1
 
     def end_sending(self) -> None:
         """The `send()` is about to return: only now may a task that waits in `receive()` learn of the end.
@@ -241,7 +265,7 @@ class Exchange(ABC):
 
     @abstractmethod
     async def send_informational(self, status: int, headers: Headers) -> None:
-        """Send an interim response, unless the head has left or the client can't read one."""
+        """Send an interim response, unless the head has left."""
 
     @abstractmethod
     def refuse_request(self, error: BadRequest) -> None:
@@ -256,6 +280,31 @@ class Exchange(ABC):
 
     def acknowledge(self, message: Message) -> None:  # noqa: B027 - only some versions need it
         """The application is about to have a piece of the body."""
+
+    async def send_file(self, descriptor: int, offset: int, count: int, *, more: bool) -> None:
+        """Send `count` bytes of an open file as a piece of the body, never more of them in memory than `files.PIECE`.
+
+        Raises:
+            ClientDisconnected: the client has gone.
+            InvalidMessage: the file can't be read, or has become shorter; the response is cut off.
+
+        Cancellation: cuts the response off. A read that has begun is waited for.
+        """
+        if self.bodyless:
+            count = 0
+        try:
+            while True:
+                data = await files.read(descriptor, offset, count) if count else b""
+                self.check_connected()
+                offset += len(data)
+                count -= len(data)
+                await self.send_data(data, more=more or count > 0)
+                if not count:
+                    return
+        except BaseException:
+            if not self.ended:
+                self.abort()
+            raise
 
     async def linger(self) -> None:  # noqa: B027 - only some versions need it
         """Let a client that may still be sending read what was written to that stream last, for a bounded time."""

@@ -22,6 +22,7 @@ from trigi._protocol.http1 import HTTP1Codec
 from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
 from trigi.exceptions import BadRequest, ClientDisconnected
 
+from . import files
 from .context import ServerContext
 from .exchange import Exchange
 from .run_http import run_http
@@ -284,6 +285,7 @@ class HTTP1Exchange(Exchange):
 
     def __init__(self, request: Request, connection: HTTP1Connection) -> None:
         super().__init__(request, connection.transport.info, connection.context)
+        self.zero_copy = connection.transport.copies_files
         self.must_close = not request.keep_alive
         self.discarded = 0
         self._http1 = connection
@@ -311,6 +313,30 @@ class HTTP1Exchange(Exchange):
         await self._write(parts)
         if not more:
             self.finish()
+
+    async def send_file(self, descriptor: int, offset: int, count: int, *, more: bool) -> None:
+        """Have the system copy what is more than one piece; that leaves in one write with the head."""
+        if not self.zero_copy or self.bodyless or count <= files.PIECE:
+            await super().send_file(descriptor, offset, count, more=more)
+            return
+        before, after = b"", b""
+        if not self.head_sent:
+            self.head_sent = True
+            before = self._encode_head()
+        if self._chunked:
+            before += b"%x\r\n" % count
+            after = b"\r\n" if more else b"\r\n" + LAST_CHUNK
+        span = files.Span(descriptor, offset, count)
+        try:
+            await self._http1.transport.send_file(before, span, after, self._count_sent)
+        except BaseException:
+            self.abort()
+            raise
+        if not more:
+            self.finish()
+
+    def _count_sent(self, size: int) -> None:
+        self.bytes_sent += size
 
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""

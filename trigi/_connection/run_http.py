@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import trio
 
 from trigi._protocol.asgi import (
@@ -9,10 +11,14 @@ from trigi._protocol.asgi import (
     HTTP_SEND,
     advance,
     check_body,
+    check_descriptor,
     check_links,
+    check_path,
+    check_range,
     check_start,
     check_trailers,
     event_of,
+    extension_of,
 )
 from trigi._protocol.events import Headers
 from trigi._protocol.headers import content_length
@@ -20,6 +26,7 @@ from trigi._protocol.scope import http_scope
 from trigi.exceptions import ApplicationError, InvalidMessage
 from trigi.typing import Message
 
+from . import files
 from .application import call_application
 from .exchange import Exchange
 
@@ -31,7 +38,12 @@ async def run_http(exchange: Exchange) -> None:
     context = exchange.context
     call = HTTPCall(exchange)
     scope = http_scope(
-        exchange.request, exchange.connection, context.config.root_path, context.state, exchange.extension
+        exchange.request,
+        exchange.connection,
+        context.config.root_path,
+        context.state,
+        exchange.extension,
+        extensions=exchange.extensions,
     )
     try:
         failure = await call_application(exchange, scope, exchange.receive, call.send)
@@ -82,13 +94,18 @@ class HTTPCall:
         exchange = self._exchange
         exchange.begin_sending()
         try:
+            extension = extension_of(event)
+            if extension is not None and extension not in exchange.extensions:
+                raise InvalidMessage(f"{message['type']}: the extension {extension} is not in this scope")
             state = advance(HTTP_SEND, self.state, event)
             if self.state is HTTP.COMPLETE:
                 await trio.lowlevel.checkpoint()
                 return
             match message["type"]:
                 case "http.response.body":
-                    await self._send_body(check_body(message), state)
+                    data = check_body(message)
+                    self._take_body(len(data), state, event)
+                    await exchange.send_data(data, more=state is not HTTP.COMPLETE)
                 case "http.response.start":
                     status, headers = check_start(message)
                     self._remaining = content_length(headers, "http.response.start")
@@ -101,17 +118,48 @@ class HTTPCall:
                         await exchange.send_trailers(self._trailers)
                 case "http.response.early_hint":
                     await exchange.send_informational(103, check_links(message))
+                case "http.response.pathsend":
+                    span = await files.open_path(check_path(message))
+                    try:
+                        await self._send_file(span, event)
+                    finally:
+                        os.close(span.descriptor)
+                case "http.response.zerocopysend":
+                    await self._send_file(
+                        await files.measure(check_descriptor(message), *check_range(message)), event
+                    )
         finally:
             exchange.end_sending()
 
-    async def _send_body(self, data: bytes, state: HTTP) -> None:
+    async def _send_file(self, span: files.Span, event: str) -> None:
+        """Send a file that was opened meanwhile, if it still may be sent."""
+        exchange = self._exchange
+        exchange.check_connected()
+        state = advance(HTTP_SEND, self.state, event)
+        if self.state is HTTP.COMPLETE:
+            return
+        if (
+            event == "http.response.pathsend"
+            and self._remaining is None
+            and exchange.status not in (204, 304)
+        ):
+            assert exchange.status is not None
+            length = (b"content-length", b"%d" % span.size)  # known, although the application did not say it
+            exchange.start_response(
+                exchange.status, [*exchange.response_headers, length], trailers=state is HTTP.TRAILERS
+            )
+        self._take_body(span.size, state, event)
+        await exchange.send_file(*span, more=state is not HTTP.COMPLETE)
+
+    def _take_body(self, size: int, state: HTTP, event: str) -> None:
+        """Go on to `state` with so many bytes of body, unless the response has not the length it was to have."""
         exchange = self._exchange
         if self._remaining is not None and not exchange.bodyless:
-            self._remaining -= len(data)
+            self._remaining -= size
             is_last = state is HTTP.COMPLETE or state is HTTP.TRAILERS
             if self._remaining < 0 or (is_last and self._remaining > 0):
                 exchange.abort()
                 how_much = f"{abs(self._remaining)} bytes {'more' if self._remaining < 0 else 'less'}"
-                raise InvalidMessage(f"http.response.body: {how_much} than the content-length said")
+                type_ = event.removesuffix("+more_body")
+                raise InvalidMessage(f"{type_}: {how_much} than the content-length said")
         self.state = state
-        await exchange.send_data(data, more=state is not HTTP.COMPLETE)

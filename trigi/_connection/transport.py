@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Awaitable, Callable
+from typing import TypeVarTuple
 
 import trio
 
 from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
+
+from . import files
 
 __all__ = ["Transport", "UpgradedStream"]
 
@@ -18,8 +23,14 @@ READ_SIZE = 64 * 1024
 """Bytes asked for at once: as much as a socket usually has."""
 
 
+COPY_SIZE = 256 * 1024
+"""Bytes of a file that are copied at once at most: about what a socket takes, and no long time for the other tasks."""
+
 CLOSE_SECONDS = 2.0
 """What a closing stream may take to say good-bye (TLS has an alert for it)."""
+
+
+Arguments = TypeVarTuple("Arguments")
 
 
 class Transport:
@@ -50,13 +61,41 @@ class Transport:
 
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
+        await self._alone(self._write_parts, parts)
+
+    @property
+    def copies_files(self) -> bool:
+        """Whether `send_file` can be used: the stream is a socket, and nothing encrypts what goes through it."""
+        return isinstance(self.stream, trio.SocketStream) and hasattr(os, "sendfile")
+
+    async def send_file(
+        self, before: bytes, span: files.Span, after: bytes, report: Callable[[int], None]
+    ) -> None:
+        """Write a part of a file, copied by the system, between these bytes; the rest is as for `write`.
+
+        Args:
+            before: what goes in front of it.
+            span: the part.
+            after: what goes behind it.
+            report: told of every number of bytes that were copied.
+
+        Raises:
+            ClientDisconnected: the client has gone, or takes nothing.
+            InvalidMessage: the file can't be read, or has become shorter.
+        """
+        await self._alone(self._copy_file, before, span, after, report)
+
+    async def _alone(
+        self, write: Callable[[*Arguments, trio.CancelScope], Awaitable[None]], *args: *Arguments
+    ) -> None:
+        """Write as the only one, in a cancel scope of its own: what ends that write breaks the transport."""
         try:
             self._lock.acquire_nowait()
         except trio.WouldBlock:
             await self._lock.acquire()
         try:
             with trio.CancelScope() as self._writing:
-                await self._write_parts(parts, self._writing)
+                await write(*args, self._writing)
                 return
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.broken = True
@@ -80,6 +119,45 @@ class Transport:
             for start in range(0, len(part), WRITE_SIZE):
                 scope.deadline = trio.current_time() + self._write_timeout
                 await self.stream.send_all(view[start : start + WRITE_SIZE])
+
+    async def _copy_file(
+        self,
+        before: bytes,
+        span: files.Span,
+        after: bytes,
+        report: Callable[[int], None],
+        scope: trio.CancelScope,
+    ) -> None:
+        assert isinstance(self.stream, trio.SocketStream)
+        await self._write_parts([before], scope)
+        socket = self.stream.socket
+        descriptor, offset, count = span
+        to_come = 0  # before the client gets more time
+        while count:
+            if to_come <= 0:
+                to_come = WRITE_SIZE
+                scope.deadline = trio.current_time() + self._write_timeout
+            size = min(count, COPY_SIZE)
+            await files.load(descriptor, offset, size)
+            try:
+                copied = os.sendfile(socket.fileno(), descriptor, offset, size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(socket)
+                continue
+            except OSError:  # the socket's fault, or the file's, or nobody's: not every file system can do it
+                copied = 0
+            if not copied:  # or the end of the file: these two know what it is
+                data = await files.read(descriptor, offset, size)
+                await self.stream.send_all(data)
+                copied = len(data)
+            report(copied)
+            offset += copied
+            count -= copied
+            to_come -= copied
+            if count:
+                await trio.lowlevel.checkpoint()
+        if after:
+            await self._write_parts([after], scope)
 
     def give_up(self) -> None:
         """Write nothing more, and end the write that is waiting for the client."""

@@ -23,6 +23,7 @@ from .events import Headers
 from .headers import check_headers
 
 __all__ = [
+    "EXTENSIONS",
     "HTTP",
     "HTTP_SEND",
     "LIFESPAN_SEND",
@@ -32,12 +33,16 @@ __all__ = [
     "advance",
     "check_body",
     "check_close",
+    "check_descriptor",
     "check_links",
+    "check_path",
+    "check_range",
     "check_start",
     "check_text",
     "check_trailers",
     "check_websocket_data",
     "event_of",
+    "extension_of",
 ]
 
 
@@ -46,7 +51,9 @@ class HTTP(StrEnum):
 
     START = "START"
     BODY = "BODY"
+    MORE_BODY = "MORE_BODY"
     BODY_THEN_TRAILERS = "BODY_THEN_TRAILERS"
+    MORE_BODY_THEN_TRAILERS = "MORE_BODY_THEN_TRAILERS"
     TRAILERS = "TRAILERS"
     COMPLETE = "COMPLETE"
 
@@ -73,6 +80,7 @@ class Lifespan(StrEnum):
 # Messages after the end of a response are ignored (ASGI HTTP, "Response Body"), so COMPLETE leads to itself.
 # An early hint is taken before the start and after it; what has left can't be preceded any more, and a hint that
 # comes that late is ignored.
+# A path is the whole of the body, so it is not taken after a piece of one: hence the two states for more of it.
 HTTP_SEND: Mapping[HTTP, Mapping[str, HTTP]] = {
     HTTP.START: {
         "http.response.start": HTTP.BODY,
@@ -80,14 +88,34 @@ HTTP_SEND: Mapping[HTTP, Mapping[str, HTTP]] = {
         "http.response.early_hint": HTTP.START,
     },
     HTTP.BODY: {
-        "http.response.body+more_body": HTTP.BODY,
+        "http.response.body+more_body": HTTP.MORE_BODY,
         "http.response.body": HTTP.COMPLETE,
+        "http.response.zerocopysend+more_body": HTTP.MORE_BODY,
+        "http.response.zerocopysend": HTTP.COMPLETE,
+        "http.response.pathsend": HTTP.COMPLETE,
         "http.response.early_hint": HTTP.BODY,
     },
+    HTTP.MORE_BODY: {
+        "http.response.body+more_body": HTTP.MORE_BODY,
+        "http.response.body": HTTP.COMPLETE,
+        "http.response.zerocopysend+more_body": HTTP.MORE_BODY,
+        "http.response.zerocopysend": HTTP.COMPLETE,
+        "http.response.early_hint": HTTP.MORE_BODY,
+    },
     HTTP.BODY_THEN_TRAILERS: {
-        "http.response.body+more_body": HTTP.BODY_THEN_TRAILERS,
+        "http.response.body+more_body": HTTP.MORE_BODY_THEN_TRAILERS,
         "http.response.body": HTTP.TRAILERS,
+        "http.response.zerocopysend+more_body": HTTP.MORE_BODY_THEN_TRAILERS,
+        "http.response.zerocopysend": HTTP.TRAILERS,
+        "http.response.pathsend": HTTP.TRAILERS,
         "http.response.early_hint": HTTP.BODY_THEN_TRAILERS,
+    },
+    HTTP.MORE_BODY_THEN_TRAILERS: {
+        "http.response.body+more_body": HTTP.MORE_BODY_THEN_TRAILERS,
+        "http.response.body": HTTP.TRAILERS,
+        "http.response.zerocopysend+more_body": HTTP.MORE_BODY_THEN_TRAILERS,
+        "http.response.zerocopysend": HTTP.TRAILERS,
+        "http.response.early_hint": HTTP.MORE_BODY_THEN_TRAILERS,
     },
     HTTP.TRAILERS: {
         "http.response.trailers+more_trailers": HTTP.TRAILERS,
@@ -96,6 +124,9 @@ HTTP_SEND: Mapping[HTTP, Mapping[str, HTTP]] = {
     HTTP.COMPLETE: {
         "http.response.body": HTTP.COMPLETE,
         "http.response.body+more_body": HTTP.COMPLETE,
+        "http.response.zerocopysend": HTTP.COMPLETE,
+        "http.response.zerocopysend+more_body": HTTP.COMPLETE,
+        "http.response.pathsend": HTTP.COMPLETE,
         "http.response.trailers": HTTP.COMPLETE,
         "http.response.trailers+more_trailers": HTTP.COMPLETE,
         "http.response.early_hint": HTTP.COMPLETE,
@@ -137,10 +168,21 @@ LIFESPAN_SEND: Mapping[Lifespan, Mapping[str, Lifespan]] = {
 FLAGS = {
     "http.response.start": "trailers",
     "http.response.body": "more_body",
+    "http.response.zerocopysend": "more_body",
     "http.response.trailers": "more_trailers",
     "websocket.http.response.body": "more_body",
 }
 """The flag of a message that makes it another event; each is a `bool`, false when it is missing."""
+
+EXTENSIONS: Mapping[str, str] = {
+    "http.response.early_hint": "http.response.early_hint",
+    "http.response.pathsend": "http.response.pathsend",
+    "http.response.trailers": "http.response.trailers",
+    "http.response.zerocopysend": "http.response.zerocopysend",
+    "websocket.http.response.start": "websocket.http.response",
+    "websocket.http.response.body": "websocket.http.response",
+}
+"""What must be in the scope's extensions for a message to be allowed at all."""
 
 State = TypeVar("State", HTTP, WebSocket, Lifespan)
 
@@ -168,6 +210,13 @@ def event_of(message: Message) -> str:
     if value is True:
         return type_ + "+" + flag  # not an f-string: it would give a member of an enum its name
     raise InvalidMessage(f"{type_}: {flag} must be bool, got {type(value).__name__}")
+
+
+def extension_of(event: str) -> str | None:
+    """The extension that an event belongs to, `None` if that is ASGI itself."""
+    if event == "http.response.start+trailers":
+        return "http.response.trailers"
+    return EXTENSIONS.get(event.partition("+")[0])
 
 
 def advance(table: Mapping[State, Mapping[str, State]], state: State, event: str) -> State:
@@ -206,6 +255,45 @@ def check_body(message: Message) -> bytes:
             return bytes(body)
         raise InvalidMessage(f"{message['type']}: body must be bytes, got {type(body).__name__}")
     return body
+
+
+def check_path(message: Message) -> str:
+    """The path of a `http.response.pathsend`; absolute or not, since frameworks pass on what they were given."""
+    path: Any = message.get("path")
+    if not isinstance(path, str):
+        raise InvalidMessage(f"{message['type']}: path must be str, got {type(path).__name__}")
+    return path
+
+
+def check_descriptor(message: Message) -> int:
+    """The descriptor of the open file of a `http.response.zerocopysend`: itself, or from its `fileno()`."""
+    file: Any = message.get("file")
+    try:
+        descriptor = file if isinstance(file, int) else file.fileno()
+    except (
+        AttributeError,
+        OSError,
+        ValueError,
+    ) as error:  # it never has one; this one has none; it is closed
+        raise InvalidMessage(
+            f"{message['type']}: file must be open and have a descriptor, got {type(file).__name__}: {error}"
+        ) from error
+    if not isinstance(descriptor, int) or isinstance(descriptor, bool) or not 0 <= descriptor < 2**31:
+        raise InvalidMessage(f"{message['type']}: file must have a descriptor, got {descriptor!r} for one")
+    return descriptor
+
+
+def check_range(message: Message) -> tuple[int | None, int | None]:
+    """Offset and count of a `http.response.zerocopysend`: `None` for the current position, and for up to the end."""
+    values = message.get("offset"), message.get("count")
+    for key, value in zip(("offset", "count"), values, strict=True):
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InvalidMessage(f"{message['type']}: {key} must be int, got {type(value).__name__}")
+        if not 0 <= value < 2**63:
+            raise InvalidMessage(f"{message['type']}: {key} must be from 0 to 2**63 - 1")
+    return values
 
 
 def check_trailers(message: Message) -> Headers:

@@ -7,6 +7,7 @@ State").
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -54,17 +55,26 @@ def http_scope(
     root_path: str,
     state: dict[str, Any],
     extension: dict[str, Any],
+    *,
+    extensions: Iterable[str],
 ) -> dict[str, Any]:
-    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope"); `extension` is trigi's own."""
+    """The scope of an HTTP request (ASGI HTTP 2.5, "HTTP Connection Scope").
+
+    Args:
+        request: its head.
+        connection: where it came from.
+        root_path: where the application is mounted.
+        state: what its startup has left.
+        extension: the value of trigi's own extension.
+        extensions: the names of ASGI's that work here.
+    """
     scope = _request_scope(request, connection, root_path, state)
     scope["type"] = "http"
     scope["scheme"] = "http" if connection.tls is None else "https"
     scope["method"] = request.method.upper()
-    scope["extensions"] |= {
-        "http.response.early_hint": {},
-        "http.response.trailers": {},
-        "trigi": extension,
-    }
+    scope["extensions"]["trigi"] = extension
+    for name in extensions:
+        scope["extensions"][name] = {}
     return scope
 
 
