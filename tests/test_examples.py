@@ -203,6 +203,20 @@ def fastapi_app(example):
     assert "session opened\nsession closed\n" in re.sub(r".*HTTP/1.1.*\n", "", example.output)
 
 
+def many_streams(example):
+    with example.serving():
+        with httpx.Client(base_url=example.url, http1=False, http2=True) as client:
+            with client.stream("GET", "/slow") as slow:
+                pieces = slow.iter_text()
+                assert next(pieces) == "1\n"
+                quick = client.get("/quick")  # meanwhile
+                assert (quick.text, quick.http_version) == ("done\n", "HTTP/2")
+                assert next(pieces)
+        counted = example.wait_for(r"counted to (\d+)\n")[1]
+    assert int(counted) < 100
+    assert len(set(re.findall(r"from port (\d+)", example.output))) == 1
+
+
 def live(example):
     with example.serving():
         response = httpx.get(example.url)
@@ -225,6 +239,7 @@ CHECKS = {
     "hello.py": hello,
     "lifespan_state.py": lifespan_state,
     "live.py": live,
+    "many_streams.py": many_streams,
     "send_file.py": send_file,
     "starlette_app.py": starlette_app,
     "streaming.py": streaming,
