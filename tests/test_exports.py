@@ -156,7 +156,8 @@ def defining_module(module, name):
             name == (alias.asname or alias.name) for alias in node.names
         ):
             package = importlib.import_module(module).__spec__.parent
-            return importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            imported = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            return defining_module(imported, name)
     return module
 
 

@@ -22,10 +22,30 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 import hpack
 import trio
+
+from ._http2_frames import (
+    FRAME_TYPES,
+    LARGEST_WINDOW,
+    PREFACE,
+    SETTING_RANGES,
+    ErrorCode,
+    Flag,
+    Frame,
+    FrameType,
+    SettingCode,
+    Violation,
+    check,
+    check_fields,
+    check_shape,
+    encode_frame,
+    encode_settings,
+    error_code,
+    pad,
+    unpad,
+)
 
 __all__ = [
     "PREFACE",
@@ -45,116 +65,9 @@ __all__ = [
 Headers = list[tuple[bytes, bytes]]
 Fields = Iterable[tuple[bytes, bytes]]
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client sends first (RFC 9113, 3.4)."""
-
 READ_SIZE = 64 * 1024
-LARGEST_WINDOW = 2**31 - 1
 HEADER_LIST_LIMIT = 1024 * 1024
 """Bytes of a response's fields: tests go further than clients do."""
-
-
-class FrameType(IntEnum):
-    """The types of frames (RFC 9113, 6; RFC 9218, 7.1)."""
-
-    DATA = 0x0
-    HEADERS = 0x1
-    PRIORITY = 0x2
-    RST_STREAM = 0x3
-    SETTINGS = 0x4
-    PUSH_PROMISE = 0x5
-    PING = 0x6
-    GOAWAY = 0x7
-    WINDOW_UPDATE = 0x8
-    CONTINUATION = 0x9
-    PRIORITY_UPDATE = 0x10
-
-
-class Flag(IntEnum):
-    """The flags of frames (RFC 9113, 6)."""
-
-    ACK = 0x1
-    END_STREAM = 0x1
-    END_HEADERS = 0x4
-    PADDED = 0x8
-    PRIORITY = 0x20
-
-
-class SettingCode(IntEnum):
-    """The settings (RFC 9113, 6.5.2; RFC 8441, 3; RFC 9218, 2.1)."""
-
-    HEADER_TABLE_SIZE = 0x1
-    ENABLE_PUSH = 0x2
-    MAX_CONCURRENT_STREAMS = 0x3
-    INITIAL_WINDOW_SIZE = 0x4
-    MAX_FRAME_SIZE = 0x5
-    MAX_HEADER_LIST_SIZE = 0x6
-    ENABLE_CONNECT_PROTOCOL = 0x8
-    NO_RFC7540_PRIORITIES = 0x9
-
-
-class ErrorCode(IntEnum):
-    """Why a stream or a connection ended (RFC 9113, 7)."""
-
-    NO_ERROR = 0x0
-    PROTOCOL_ERROR = 0x1
-    INTERNAL_ERROR = 0x2
-    FLOW_CONTROL_ERROR = 0x3
-    SETTINGS_TIMEOUT = 0x4
-    STREAM_CLOSED = 0x5
-    FRAME_SIZE_ERROR = 0x6
-    REFUSED_STREAM = 0x7
-    CANCEL = 0x8
-    COMPRESSION_ERROR = 0x9
-    CONNECT_ERROR = 0xA
-    ENHANCE_YOUR_CALM = 0xB
-    INADEQUATE_SECURITY = 0xC
-    HTTP_1_1_REQUIRED = 0xD
-
-
-FRAME_TYPES = frozenset(FrameType)
-ERROR_CODES = frozenset(ErrorCode)
-ALLOWED_FLAGS: dict[int, int] = {
-    FrameType.DATA: Flag.END_STREAM | Flag.PADDED,
-    FrameType.HEADERS: Flag.END_STREAM | Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY,
-    FrameType.SETTINGS: Flag.ACK,
-    FrameType.PING: Flag.ACK,
-    FrameType.CONTINUATION: Flag.END_HEADERS,
-}
-OF_CONNECTION = {FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY}
-OF_STREAM = {FrameType.DATA, FrameType.HEADERS, FrameType.PRIORITY, FrameType.RST_STREAM}
-SIZES: dict[int, int] = {
-    FrameType.PRIORITY: 5,
-    FrameType.RST_STREAM: 4,
-    FrameType.PING: 8,
-    FrameType.WINDOW_UPDATE: 4,
-}
-SETTING_RANGES: dict[int, tuple[int, int]] = {
-    SettingCode.ENABLE_PUSH: (0, 0),  # a server must not say 1 (6.5.2)
-    SettingCode.INITIAL_WINDOW_SIZE: (0, LARGEST_WINDOW),
-    SettingCode.MAX_FRAME_SIZE: (16384, 2**24 - 1),
-    SettingCode.ENABLE_CONNECT_PROTOCOL: (0, 1),
-}
-NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-VALUE = re.compile(rb"(?:[^\x00-\x20\x7f](?:[^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?")
-CONNECTION_SPECIFIC = {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
-
-
-@dataclass(slots=True)
-class Frame:
-    """A frame as it was on the wire.
-
-    Attributes:
-        type: a `FrameType`, or another number.
-        flags: the `Flag`s that are set.
-        stream_id: 0 for the connection.
-        payload: with its padding, if it has any.
-    """
-
-    type: int
-    flags: int
-    stream_id: int
-    payload: bytes = b""
 
 
 @dataclass(slots=True)
@@ -179,10 +92,6 @@ class HTTP2Response:
         """The value of a header, `None` if there is none; of several, all, joined by commas."""
         values = [value for each, value in self.headers if each == name]
         return b", ".join(values) if values else None
-
-
-class Violation(Exception):
-    """The server broke the protocol."""
 
 
 class StreamReset(Exception):
@@ -281,7 +190,7 @@ class HTTP2Client:
             settings: by `SettingCode`.
             wait: whether to wait until the server has sent its own and acknowledged these.
         """
-        payload = _settings(settings or {})
+        payload = encode_settings(settings or {})
         self._count_sent(FrameType.SETTINGS, 0, 0, payload)
         await self.send(PREFACE + encode_frame(FrameType.SETTINGS, 0, 0, payload))
         while wait and (self._unacknowledged or not self._begun):
@@ -504,7 +413,7 @@ class HTTP2Client:
                 flags |= Flag.END_STREAM
             if padding is not None:
                 flags |= Flag.PADDED
-                piece = _pad(piece, padding)  # noqa: PLW2901
+                piece = pad(piece, padding)  # noqa: PLW2901
             await self.send_frame(FrameType.HEADERS, flags, stream_id, piece)
         if not isinstance(fields, bytes):
             stream = self._stream(stream_id)
@@ -526,12 +435,12 @@ class HTTP2Client:
             padding: bytes of padding; without it the frame is not padded.
         """
         flags = (Flag.END_STREAM if end_stream else 0) | (0 if padding is None else Flag.PADDED)
-        payload = data if padding is None else _pad(data, padding)
+        payload = data if padding is None else pad(data, padding)
         await self.send_frame(FrameType.DATA, flags, stream_id, payload)
 
     async def send_settings(self, settings: Mapping[int, int] | Iterable[tuple[int, int]]) -> None:
         """Send SETTINGS: in this order, from a list also the same one twice."""
-        await self.send_frame(FrameType.SETTINGS, 0, 0, _settings(settings))
+        await self.send_frame(FrameType.SETTINGS, 0, 0, encode_settings(settings))
 
     async def reset(self, stream_id: int, code: int = ErrorCode.CANCEL) -> None:
         """Reset a stream."""
@@ -619,7 +528,7 @@ class HTTP2Client:
         while True:
             if len(self._received) >= 9:
                 size = int.from_bytes(self._received[:3], "big")
-                _check(size <= self._frame_size_limit, f"a frame of {size} bytes")
+                check(size <= self._frame_size_limit, f"a frame of {size} bytes")
                 if len(self._received) >= 9 + size:
                     frame_type, flags, stream_id = struct.unpack(">BBL", self._received[3:9])
                     frame = Frame(frame_type, flags, stream_id, bytes(self._received[9 : 9 + size]))
@@ -634,13 +543,13 @@ class HTTP2Client:
             self._received += data
 
     async def _take(self, frame: Frame) -> None:
-        _check(self._begun or frame.type == FrameType.SETTINGS, f"first came {frame}, not SETTINGS")
+        check(self._begun or frame.type == FrameType.SETTINGS, f"first came {frame}, not SETTINGS")
         in_block = self._block is not None
-        _check(in_block == (frame.type == FrameType.CONTINUATION), f"{frame}, where another one must come")
-        _check_shape(frame)
+        check(in_block == (frame.type == FrameType.CONTINUATION), f"{frame}, where another one must come")
+        check_shape(frame)
         stream = self._streams.get(frame.stream_id)
         if frame.type in FRAME_TYPES and frame.stream_id:
-            _check(stream is not None, f"{frame} on a stream that is idle")
+            check(stream is not None, f"{frame} on a stream that is idle")
         match frame.type:
             case FrameType.DATA:
                 assert stream is not None
@@ -650,16 +559,16 @@ class HTTP2Client:
                 self._take_block(stream, frame)
             case FrameType.RST_STREAM:
                 assert stream is not None
-                _check(stream.reset is None, f"{frame} on a stream that was reset")
-                stream.reset = _error_code(struct.unpack(">L", frame.payload)[0])
+                check(stream.reset is None, f"{frame} on a stream that was reset")
+                stream.reset = error_code(struct.unpack(">L", frame.payload)[0])
             case FrameType.SETTINGS if frame.flags & Flag.ACK:
-                _check(self._unacknowledged, "an ACK of SETTINGS that were not sent")
+                check(self._unacknowledged, "an ACK of SETTINGS that were not sent")
                 self._apply_own(self._unacknowledged.popleft())
             case FrameType.SETTINGS:
                 self._apply(dict(struct.iter_unpack(">HL", frame.payload)))
                 await self._answer(FrameType.SETTINGS, Flag.ACK)
             case FrameType.PING if frame.flags & Flag.ACK:
-                _check(frame.payload in self._pings, f"{frame} answers no PING")
+                check(frame.payload in self._pings, f"{frame} answers no PING")
                 self._pings.remove(frame.payload)
             case FrameType.PING:
                 await self._answer(FrameType.PING, Flag.ACK, 0, frame.payload)
@@ -680,15 +589,15 @@ class HTTP2Client:
         size = len(frame.payload)
         self._receive_window -= size
         stream.receive_window -= size
-        _check(self._receive_window >= 0, f"{-self._receive_window} bytes more than the connection's window")
+        check(self._receive_window >= 0, f"{-self._receive_window} bytes more than the connection's window")
         if not stream.left:
-            _check(
+            check(
                 size == 0 or stream.receive_window >= 0,
                 f"{size} bytes of DATA, more than the stream's window",
             )
-            _check(stream.response is not None, "DATA before HEADERS")
+            check(stream.response is not None, "DATA before HEADERS")
             self._check_open(stream, frame)
-            data = _unpad(frame)
+            data = unpad(frame)
             stream.body += data
             stream.size += len(data)
             if frame.flags & Flag.END_STREAM:
@@ -704,9 +613,9 @@ class HTTP2Client:
         if first is frame:
             if not stream.left:
                 self._check_open(stream, frame)
-            block += _unpad(frame)[5 if frame.flags & Flag.PRIORITY else 0 :]
+            block += unpad(frame)[5 if frame.flags & Flag.PRIORITY else 0 :]
         else:
-            _check(first.stream_id == frame.stream_id, f"{frame} goes on with another stream's")
+            check(first.stream_id == frame.stream_id, f"{frame} goes on with another stream's")
             block += frame.payload
         self._block = (first, block)
         if not frame.flags & Flag.END_HEADERS:
@@ -723,17 +632,17 @@ class HTTP2Client:
 
     def _take_fields(self, stream: _Stream, fields: Headers, *, end_stream: bool) -> None:
         if stream.response is not None:
-            _check(end_stream, "trailers without END_STREAM")
-            _check_fields(fields)
+            check(end_stream, "trailers without END_STREAM")
+            check_fields(fields)
             stream.response.trailers = fields
         else:
-            _check(fields and fields[0][0] == b":status", f"{fields} do not begin with :status")
+            check(fields and fields[0][0] == b":status", f"{fields} do not begin with :status")
             (_, status), *headers = fields
-            _check(re.fullmatch(rb"[1-9][0-9][0-9]", status) and status != b"101", f"the status {status!r}")
-            _check_fields(headers)
+            check(re.fullmatch(rb"[1-9][0-9][0-9]", status) and status != b"101", f"the status {status!r}")
+            check_fields(headers)
             response = HTTP2Response(int(status), headers)
             if response.status < 200:
-                _check(not end_stream, "END_STREAM on an interim response")
+                check(not end_stream, "END_STREAM on an interim response")
                 stream.informational.append(response)
                 return
             response.informational = stream.informational
@@ -746,21 +655,21 @@ class HTTP2Client:
         response = stream.response
         assert response is not None
         empty = stream.method == b"HEAD" or response.status in {204, 304}
-        _check(not (empty and stream.size), f"a body of {stream.size} bytes where there is none")
+        check(not (empty and stream.size), f"a body of {stream.size} bytes where there is none")
         lengths = {value for name, value in response.headers if name == b"content-length"}
         if not empty and lengths:
-            _check(lengths == {b"%d" % stream.size}, f"{stream.size} bytes, but content-length is {lengths}")
+            check(lengths == {b"%d" % stream.size}, f"{stream.size} bytes, but content-length is {lengths}")
 
     @staticmethod
     def _check_open(stream: _Stream, frame: Frame) -> None:
-        _check(not stream.ended, f"{frame} behind END_STREAM")
-        _check(stream.reset is None, f"{frame} behind RST_STREAM")
+        check(not stream.ended, f"{frame} behind END_STREAM")
+        check(stream.reset is None, f"{frame} behind RST_STREAM")
 
     def _apply(self, settings: dict[int, int]) -> None:
         """The server's settings, from now on."""
         for code, value in settings.items():
             low, high = SETTING_RANGES.get(code, (0, value))
-            _check(low <= value <= high, f"the setting {code} is {value}")
+            check(low <= value <= high, f"the setting {code} is {value}")
         before = self._setting(SettingCode.INITIAL_WINDOW_SIZE)
         self.settings |= settings
         self._begun = True
@@ -783,83 +692,15 @@ class HTTP2Client:
     def _take_goaway(self, frame: Frame) -> None:
         last_stream_id, code = struct.unpack(">LL", frame.payload[:8])
         if self.goaway is not None:
-            _check(last_stream_id <= (self.goaway.last_stream_id or 0), f"{frame} takes a GOAWAY back")
-        self.goaway = ConnectionClosed(_error_code(code), last_stream_id, frame.payload[8:])
+            check(last_stream_id <= (self.goaway.last_stream_id or 0), f"{frame} takes a GOAWAY back")
+        self.goaway = ConnectionClosed(error_code(code), last_stream_id, frame.payload[8:])
 
     def _take_window_update(self, stream: _Stream | None, frame: Frame) -> None:
         size = struct.unpack(">L", frame.payload)[0]
-        _check(size, f"{frame} gives nothing")
+        check(size, f"{frame} gives nothing")
         if stream is None:
             self.window += size
         else:
             stream.send_window += size
         window = self.window if stream is None else stream.send_window
-        _check(window <= LARGEST_WINDOW, f"{frame}: a window of {window}")
-
-
-def encode_frame(
-    frame_type: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"", *, size: int | None = None
-) -> bytes:
-    """A frame (RFC 9113, 4.1), of which nothing is checked.
-
-    Args:
-        frame_type: a `FrameType`, or another number below 256.
-        flags: a number below 256.
-        stream_id: with the reserved bit, a number below 2**32.
-        payload: less than 2**24 bytes.
-        size: what the frame says its payload's is, if that is not the truth.
-    """
-    size = len(payload) if size is None else size
-    return size.to_bytes(3, "big") + struct.pack(">BBL", frame_type, flags, stream_id) + payload
-
-
-def _settings(settings: Mapping[int, int] | Iterable[tuple[int, int]]) -> bytes:
-    pairs = settings.items() if isinstance(settings, Mapping) else settings
-    return b"".join(struct.pack(">HL", code, value) for code, value in pairs)
-
-
-def _pad(payload: bytes, padding: int) -> bytes:
-    return bytes([padding]) + payload + bytes(padding)
-
-
-def _unpad(frame: Frame) -> bytes:
-    if not frame.flags & Flag.PADDED:
-        return frame.payload
-    _check(frame.payload and frame.payload[0] < len(frame.payload), f"{frame} is all padding")
-    end = len(frame.payload) - frame.payload[0]
-    _check(not any(frame.payload[end:]), f"{frame} has padding that is not zero")
-    return frame.payload[1:end]
-
-
-def _error_code(code: int) -> int:
-    return ErrorCode(code) if code in ERROR_CODES else code
-
-
-def _check(holds: object, otherwise: str) -> None:
-    if not holds:
-        raise Violation(otherwise)
-
-
-def _check_shape(frame: Frame) -> None:
-    """Check what can be seen without knowing what came before."""
-    size = len(frame.payload)
-    _check(frame.stream_id <= LARGEST_WINDOW, f"{frame} has the reserved bit set")
-    _check(frame.type != FrameType.PUSH_PROMISE, f"{frame}, which nobody asked for")
-    _check(frame.type not in OF_CONNECTION or not frame.stream_id, f"{frame} on a stream")
-    _check(frame.type not in OF_STREAM or frame.stream_id, f"{frame} on no stream")
-    if frame.type in FRAME_TYPES:
-        allowed = ALLOWED_FLAGS.get(frame.type, 0)
-        _check(frame.flags & ~allowed == 0, f"{frame} has flags that are not defined")
-        _check(size == SIZES.get(frame.type, size), f"{frame} has {size} bytes")
-    if frame.type == FrameType.SETTINGS:
-        _check(size == 0 if frame.flags & Flag.ACK else size % 6 == 0, f"{frame} has {size} bytes")
-    if frame.type == FrameType.GOAWAY:
-        _check(size >= 8, f"{frame} has {size} bytes")
-
-
-def _check_fields(fields: Headers) -> None:
-    """Check fields that are no pseudo-headers (RFC 9113, 8.2)."""
-    for name, value in fields:
-        _check(NAME.fullmatch(name), f"the field name {name!r}")
-        _check(VALUE.fullmatch(value), f"the value {value!r} of {name!r}")
-        _check(name not in CONNECTION_SPECIFIC, f"the connection-specific field {name!r}")
+        check(window <= LARGEST_WINDOW, f"{frame}: a window of {window}")
