@@ -37,7 +37,7 @@ SINGLE_IMPORTERS = {
     "h2": {"trigi._protocol.http2_h2"},
     "hpack": {"trigi._protocol.http2_h2", "trigi.testing.http2"},
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
-    "socket": {"trigi._server.listeners"},
+    "socket": {"trigi._server.listeners", "trigi._connection.socket_stream"},
     "ssl": {"trigi._server.tls"},
     "asyncio": set(),
     "argparse": {"trigi._settings"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import os
 import re
 import subprocess
 from contextlib import aclosing
@@ -29,7 +28,7 @@ from starlette.websockets import WebSocket
 
 from tests.compliance.conftest import CLIENT_SECONDS, need
 from tests.compliance.test_browser import CHROMIUM, OPTIONS, find
-from trigi.testing.http2 import ErrorCode, HTTP2Client, SettingCode, StreamReset
+from trigi.testing.http2 import HTTP2Client, SettingCode
 from trigi.testing.websocket import encode_frame
 
 MIB = 1024**2
@@ -603,7 +602,7 @@ async def test_httpx_forgets_a_stream(serve):
             async for _ in answer.aiter_bytes():
                 break
         # Nor does it read at all while it asks for nothing.
-        while not ended.is_set():  # noqa: ASYNC110 - which is what is tested
+        while not ended.is_set():
             assert (await client.get("/")).text == "short"
             await trio.sleep(0.05)
         assert (await client.get("/")).text == "short"
@@ -670,7 +669,7 @@ def nghttp():
         assert done.returncode == 0, out
         received = []
         for match in re.finditer(
-            r"recv (\w+) frame <length=\d+, flags=0x\w\w, stream_id=(\d+)>(?:\n +; ([A-Z_| ]+))?$", out, re.M
+            r"recv (\w+) frame <length=\d+, flags=0x\w\w, stream_id=(\d+)>(?:\n +; ([A-Z_| ]+))?$", out, re.MULTILINE
         ):
             flags = (match[3] or "").replace("|", "").split()
             received.append(" ".join([match[1], match[2], *flags]))
@@ -772,7 +771,7 @@ def h2load():
         )
         out = done.stdout.decode()
         assert done.returncode == 0, out + done.stderr.decode()
-        (line,) = re.findall(r"^(?:requests|status codes): .*$\n^status codes: .*$", out, re.M)
+        (line,) = re.findall(r"^(?:requests|status codes): .*$\n^status codes: .*$", out, re.MULTILINE)
         return {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", line)}
 
     return run

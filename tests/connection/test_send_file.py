@@ -23,6 +23,7 @@ from tests.connection.conftest import Recorder, read_body, respond, send_body, s
 from trigi._connection import files, transport
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
+from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage
 from trigi.testing import HTTPClient, IncompleteResponse
@@ -45,7 +46,7 @@ def virtual_time(request, mock_clock):
 def socket_pair():
     """Two ends of one connection of the system's."""
     client, server = socket.socketpair()
-    return tuple(trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in (client, server))
+    return tuple(SocketStream(end) for end in (client, server))
 
 
 PAIRS = {
@@ -878,8 +879,8 @@ async def disturbed(script, make_pair, path, whom, disturbance):
                 await respond(send, b"sorry")
 
     def leave():
-        if isinstance(client_stream, trio.SocketStream):
-            client_stream.socket._sock.shutdown(socket.SHUT_RDWR)
+        if isinstance(client_stream, SocketStream):
+            client_stream.socket.shutdown(socket.SHUT_RDWR)
         elif isinstance(client_stream, trio.StapledStream):
             client_stream.send_stream.close()
             client_stream.receive_stream.close()

@@ -12,6 +12,7 @@ from trigi._protocol.scope import ConnectionInfo, Endpoint
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .http2 import HTTP2Connection
+from .socket_stream import SocketStream
 from .transport import Transport
 
 __all__ = ["serve_stream"]
@@ -84,7 +85,7 @@ def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     """The endpoints of a socket's stream; of any other, nothing is known."""
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
+    if not isinstance(stream, trio.SocketStream | SocketStream):
         return ConnectionInfo()
     try:
         client, server = stream.socket.getpeername(), stream.socket.getsockname()

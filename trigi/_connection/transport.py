@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
 
@@ -13,6 +12,7 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
 
 from . import files
+from .socket_stream import SocketStream
 
 __all__ = ["Transport", "UpgradedStream"]
 
@@ -25,6 +25,12 @@ READ_SIZE = 64 * 1024
 
 COPY_SIZE = 256 * 1024
 """Bytes of a file that are copied at once at most: about what a socket takes, and no long time for the other tasks."""
+
+AT_ONCE_SIZE = 64 * 1024
+"""Bytes that a task may write to a socket that takes them before it lets others run."""
+
+AT_ONCE_COST = 4096
+"""What each write counts for beside its bytes: small ones take time, too."""
 
 CLOSE_SECONDS = 2.0
 """What a closing stream may take to say good-bye (TLS has an alert for it)."""
@@ -52,6 +58,7 @@ class Transport:
         self._write_timeout = write_timeout
         self._lock = trio.Lock()
         self._writing: trio.CancelScope | None = None
+        self._at_once = 0  # bytes that were written since others could run
 
     async def write(self, parts: list[bytes]) -> None:
         """Write the parts, nothing else between them; a client has `write_timeout` for each `WRITE_SIZE` bytes.
@@ -61,12 +68,30 @@ class Transport:
 
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
+        if type(self.stream) is SocketStream and not self.broken and not self._lock.locked():
+            rest = self._write_at_once(self.stream, parts[0] if len(parts) == 1 else b"".join(parts))
+            if not rest:
+                if self._at_once > AT_ONCE_SIZE:
+                    self._at_once = 0
+                    await trio.lowlevel.checkpoint()
+                return
+            parts = [rest]
         await self._alone(self._write_parts, parts)
+
+    def _write_at_once(self, stream: SocketStream, data: bytes) -> bytes:
+        """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
+        try:
+            sent = stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.broken = True
+            raise ClientDisconnected("the client has disconnected") from error
+        self._at_once += sent + AT_ONCE_COST
+        return data[sent:]
 
     @property
     def copies_files(self) -> bool:
         """Whether `send_file` can be used: the stream is a socket, and nothing encrypts what goes through it."""
-        return isinstance(self.stream, trio.SocketStream) and hasattr(os, "sendfile")
+        return isinstance(self.stream, SocketStream) and hasattr(os, "sendfile")
 
     async def send_file(
         self, before: bytes, span: files.Span, after: bytes, report: Callable[[int], None]
@@ -128,9 +153,9 @@ class Transport:
         report: Callable[[int], None],
         scope: trio.CancelScope,
     ) -> None:
-        assert isinstance(self.stream, trio.SocketStream)
+        stream = self.stream
+        assert isinstance(stream, SocketStream)
         await self._write_parts([before], scope)
-        socket = self.stream.socket
         descriptor, offset, count = span
         to_come = 0  # before the client gets more time
         while count:
@@ -140,9 +165,9 @@ class Transport:
             size = min(count, COPY_SIZE)
             await files.load(descriptor, offset, size)
             try:
-                copied = os.sendfile(socket.fileno(), descriptor, offset, size)
+                copied = stream.copy_file(descriptor, offset, size)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(socket)
+                await stream.wait_send_all_might_not_block()
                 continue
             except OSError:  # the socket's fault, or the file's, or nobody's: not every file system can do it
                 copied = 0
@@ -167,8 +192,8 @@ class Transport:
 
     def reset_on_close(self) -> None:
         """Have the stream closed by RST, where it can be: for a response that only its close could end."""
-        if isinstance(self.stream, trio.SocketStream):
-            self.stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if isinstance(self.stream, SocketStream):
+            self.stream.reset_on_close()
 
     async def linger(self, seconds: float) -> None:
         """Say that no more will come, and read what the client still sends, so that it can read the response.

@@ -7,8 +7,7 @@
     unix:run/app.sock   a unix socket by its path, relative or absolute; unix:///run/app.sock as a URL has it
     fd://3              a listening socket that this process has inherited, of any of these kinds
 
-For port 0 the system chooses the port, one for all addresses of a name. This is the only module that imports
-`socket`.
+For port 0 the system chooses the port, one for all addresses of a name.
 """
 
 from __future__ import annotations
@@ -26,11 +25,19 @@ from typing import Any, NamedTuple
 
 import trio
 
+from trigi._connection.socket_stream import SocketStream
 from trigi._protocol.scope import Endpoint
 from trigi.config import Config
 from trigi.exceptions import BindError, ConfigError
 
-__all__ = ["LimitedListener", "UnixListener", "close_listeners", "listener_urls", "open_listeners"]
+__all__ = [
+    "DirectListener",
+    "LimitedListener",
+    "UnixListener",
+    "close_listeners",
+    "listener_urls",
+    "open_listeners",
+]
 
 PORT_ATTEMPTS = 16
 """How many ports the system may choose of which another address of the same name is not free."""
@@ -112,6 +119,27 @@ class SocketFile:
         except OSError:
             return None
         return status.st_dev, status.st_ino
+
+
+class DirectListener(trio.abc.Listener[SocketStream]):
+    """A listener whose streams are `SocketStream`s, over one whose streams are trio's.
+
+    Args:
+        listener: a `trio.SocketListener` or a `UnixListener`.
+    """
+
+    def __init__(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
+        self._listener = listener
+
+    async def accept(self) -> SocketStream:
+        """As the listener inside."""
+        accepted = (await self._listener.accept()).socket
+        kind = accepted.family, accepted.type, accepted.proto
+        return SocketStream(socket.socket(*kind, fileno=accepted.detach()))
+
+    async def aclose(self) -> None:
+        """As the listener inside."""
+        await self._listener.aclose()
 
 
 class LimitedListener(trio.abc.Listener[trio.abc.Stream]):

@@ -27,7 +27,14 @@ from trigi.typing import Application
 
 from .application import to_asgi3
 from .lifespan import LifespanCall, open_lifespan
-from .listeners import LimitedListener, close_listeners, listener_urls, open_listeners
+from .listeners import (
+    DirectListener,
+    LimitedListener,
+    UnixListener,
+    close_listeners,
+    listener_urls,
+    open_listeners,
+)
 from .tls import SSLContext, TLSDescriber, create_ssl_context, prepare_ssl_context
 
 __all__ = ["serve"]
@@ -122,6 +129,10 @@ class Server:
                     logger.info("listening on %s", url)
                 task_status.started(urls)
 
+            opened = [
+                DirectListener(each) if isinstance(each, trio.SocketListener | UnixListener) else each
+                for each in opened
+            ]
             if ssl_context is not None:
                 opened = [trio.SSLListener(each, ssl_context) for each in opened]
             async with open_lifespan(

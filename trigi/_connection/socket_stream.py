@@ -1,0 +1,151 @@
+"""A thin stream over a non-blocking socket: nothing between trio's event loop and the system calls.
+
+Two things make it cheap. Reading waits for the socket first, since after a request there is nearly always nothing more,
+and a call that only says so costs as much as one that reads. And `send_nowait` writes without being a checkpoint: a
+response that the socket takes at once needs no deadline, no cancel scope and no task switch.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+
+import trio
+
+__all__ = ["SocketStream"]
+
+READ_SIZE = 64 * 1024
+"""Bytes that are read if nobody says how many."""
+
+
+class SocketStream(trio.abc.HalfCloseableStream):
+    """A connected socket.
+
+    Every method that is async is a checkpoint, and lets other tasks run.
+
+    Args:
+        connected: a stream socket, which is the stream's from then on.
+
+    Attributes:
+        socket: it.
+    """
+
+    def __init__(self, connected: socket) -> None:
+        connected.setblocking(False)
+        self.socket = connected
+        self._more_expected = False  # the last read was filled
+        self._receiving = False
+        self._sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What came, `b""` at the end. Cancellation loses nothing."""
+        size = READ_SIZE if max_bytes is None else max_bytes
+        if size < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this socket")
+        self._receiving = True
+        try:
+            if self._more_expected:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self.socket)
+            while True:
+                try:
+                    data = self.socket.recv(size)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self.socket)
+                else:
+                    self._more_expected = len(data) == size
+                    return data
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            self._receiving = False
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        """Send what the socket takes at once: how many bytes that was, perhaps none.
+
+        Raises:
+            trio.BrokenResourceError: the connection is broken.
+            trio.ClosedResourceError: the stream was closed.
+            trio.BusyResourceError: another task is sending.
+        """
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this socket")
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._failed(error) from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it. Cancellation: some of it may have been sent."""
+        with memoryview(data) as view:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            sent = self.send_nowait(view)
+            if sent == len(view):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+            self._sending = True
+            try:
+                while sent < len(view):
+                    await trio.lowlevel.wait_writable(self.socket)
+                    try:
+                        sent += self.socket.send(view[sent:])
+                    except BlockingIOError:
+                        continue
+            except OSError as error:
+                raise self._failed(error) from error
+            finally:
+                self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the socket takes something."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this socket")
+        self._sending = True
+        try:
+            await trio.lowlevel.wait_writable(self.socket)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            self._sending = False
+
+    def copy_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Have the system copy as much of a file as the socket takes at once: how many bytes that was.
+
+        Raises:
+            BlockingIOError: the socket takes nothing now.
+            OSError: the socket is broken, or the file system can't do it.
+        """
+        return os.sendfile(self.socket.fileno(), descriptor, offset, count)
+
+    async def send_eof(self) -> None:
+        """Say that no more will be sent; once more does nothing."""
+        await trio.lowlevel.checkpoint()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this socket")
+        try:
+            self.socket.shutdown(SHUT_WR)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def reset_on_close(self) -> None:
+        """Have `aclose` reset the connection, rather than end it in order."""
+        self.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def aclose(self) -> None:
+        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`."""
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
+        await trio.lowlevel.checkpoint()
+
+    def _failed(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        """What an error of the socket means."""
+        if self.socket.fileno() < 0:
+            return trio.ClosedResourceError("this socket was closed")
+        return trio.BrokenResourceError(f"the connection is broken: {error}")
