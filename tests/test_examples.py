@@ -142,6 +142,13 @@ def send_file(example):
         assert client.get("/nothing").status_code == 404
 
 
+def background_nursery(example):
+    with example.serving():
+        assert httpx.post(example.url, content=b"Ada").text == "accepted\n"
+        assert "letter" not in example.output
+    assert "welcome letter to Ada written" in example.output
+
+
 def websocket_echo(example):
     with example.serving():
         with connect(example.url.replace("http", "ws")) as websocket:
@@ -219,6 +226,7 @@ def with_pytest(example):
 CHECKS = {
     "asgi2.py": asgi2,
     "background.py": background,
+    "background_nursery.py": background_nursery,
     "disconnect.py": disconnect,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,
