@@ -1043,6 +1043,40 @@ async def test_no_background_task_is_started_once_they_are_being_cancelled(servi
     assert app.events == ["startup", "refused", "shutdown"]
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_background_task_starts_no_other_while_it_is_cancelled(serving, cancelled):
+    """Though no request is left, and nobody else waits for it."""
+    app = App()
+
+    async def work(nursery):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            with pytest.raises(RuntimeError, match="no more can be started"):
+                nursery.start_soon(work, nursery)
+            app.note("refused")
+
+    async def http(scope, receive, send):
+        nursery = scope["extensions"]["trigi"]["nursery"]
+        nursery.start_soon(work, nursery)
+        await respond(send)
+
+    app._http = http
+    async with serving(app, graceful_timeout=5) as served:
+        client = served.connect()
+        assert (await client.fetch()).status == 200
+        await client.aclose()
+        await trio.sleep(1)
+        served.stop.set()
+        await trio.sleep(2)
+        if cancelled:
+            served.scope.cancel()
+        assert await served.wait_ended() == (4 if cancelled else 7)
+    assert app.events == ["startup", "refused", "shutdown"]
+
+
 async def test_a_background_task_that_does_not_end_is_named(serving, log):
     app = App()
     app._http = background(app, inf, cleanup=20)

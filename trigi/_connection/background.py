@@ -80,11 +80,7 @@ class Background:
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                try:
-                    await self._finished.wait()
-                except trio.Cancelled:
-                    self.close()
-                    raise
+                await self._finished.wait()
         finally:
             self.close()
 
