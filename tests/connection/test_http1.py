@@ -73,6 +73,7 @@ async def test_a_whole_scope(serve, keeper):
     assert set(keeper.scope["extensions"].pop("trigi")) == {
         "cancel_scope",
         "disconnect_grace",
+        "nursery",
         "shutting_down",
     }
     assert keeper.scope == {

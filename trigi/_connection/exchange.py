@@ -81,6 +81,7 @@ class Exchange(ABC):
         self.extension: dict[str, Any] = {
             "cancel_scope": self.cancel_scope,
             "disconnect_grace": context.config.disconnect_grace,
+            "nursery": context.background,
             "shutting_down": context.draining,
         }
         self.status: int | None = None
