@@ -133,6 +133,10 @@ class HTTP2Connection:
             self._take(data)
         elif self.context.config.half_close and self._exchanges:
             self._client_finished = True
+            for exchange in list(self._exchanges.values()):
+                if not self._codec.is_request_complete(exchange.stream_id):
+                    self._writer.reset(exchange.outgoing, ErrorCode.CANCEL)
+                    exchange.lose()
         else:
             self.transport.give_up()
             self.stop()

@@ -249,8 +249,8 @@ class TunnelStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send after what others have sent before; nothing at all waits for them."""
-        if self._closed:
-            raise trio.ClosedResourceError
+        if self._closed:  # by the session's reader, because there is nobody to read it
+            raise ClientDisconnected("the client has disconnected")
         await self._writer.send(self._outgoing, bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -114,7 +114,8 @@ class HTTP2Writer:
         buffer_size: bytes that may wait, of all streams together, before their applications do.
         timeout: seconds that a client may take nothing, on a stream or at all.
         on_ended: called with a stream's identifier when this side of it has ended.
-        on_stalled: called with the identifier of a stream on which the client takes nothing, 0 for the connection.
+        on_stalled: called with the identifier of a stream on which the client takes nothing; 0 is for the connection,
+            also when the client has gone.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class HTTP2Writer:
                 else:
                     await self._wait_for_more()
         except ClientDisconnected:
-            return
+            self._on_stalled(0)
         finally:
             self._finishing = True
             self._written.unpark_all()

@@ -53,6 +53,9 @@ HEAD_SIZE_MARGIN: Final = 4
 RESETS_REMEMBERED: Final = 1000
 """Streams that were reset from here, on which the client may send for a while without knowing it."""
 
+CONTROL_FRAMES_EARNED: Final = 100_000
+"""How many control frames a client can have coming to it, for frames that were sent to it: a window may be large."""
+
 RATE_SECONDS: Final = 10.0
 """What `h2_reset_limit` and `h2_control_frame_limit` are counted over."""
 
@@ -131,6 +134,11 @@ class HTTP2Codec:
         """Whether either side of a stream may still send on it."""
         return stream_id in self._streams
 
+    def is_request_complete(self, stream_id: int) -> bool:
+        """Whether the client sends nothing more on a stream."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.request_complete
+
     def is_response_complete(self, stream_id: int) -> bool:
         """Whether nothing more can be sent on a stream."""
         stream = self._streams.get(stream_id)
@@ -160,7 +168,8 @@ class HTTP2Codec:
         self._reader.receive_data(data)
         if now >= self._rates_began + RATE_SECONDS:
             self._rates_began = now
-            self._resets = self._control_frames = 0
+            self._resets = 0
+            self._control_frames = min(self._control_frames, 0)
         try:
             while (frame := self._reader.next_frame()) is not None:
                 self._receive_frame(frame, events)
@@ -259,7 +268,7 @@ class HTTP2Codec:
         else:
             stream.is_tunnel = request.is_upgrade
             self.streams_ever += 1
-            self._control_frames = max(self._control_frames - 1, 0)
+            self._earn_control_frames(1)
             events.append(request)
 
     def _receive_body(self, frame: Frame, events: list[HTTP2Event]) -> None:
@@ -291,7 +300,7 @@ class HTTP2Codec:
                 return
         if ends:
             self._request_ended(stream_id, stream)
-        if stream.received > self._config.body_size_limit:
+        if stream.received > self._config.body_size_limit and not stream.is_tunnel:
             error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
             events.append(Refused(stream_id, error))
         elif data or ends:
@@ -382,6 +391,9 @@ class HTTP2Codec:
                 ErrorCode.ENHANCE_YOUR_CALM, "too many control frames", limit="h2_control_frame_limit"
             )
 
+    def _earn_control_frames(self, number: int) -> None:
+        self._control_frames = max(self._control_frames - number, -CONTROL_FRAMES_EARNED)
+
     def _request_ended(self, stream_id: int, stream: _Stream) -> None:
         stream.request_complete = True
         if stream.response_complete:
@@ -411,7 +423,7 @@ class HTTP2Codec:
         self._engine.send_data(stream_id, data, end_stream=end_stream)
         self._take_output()
         # For each piece the client may open both windows, and ask how fast the connection is.
-        self._control_frames = max(self._control_frames - 3, 0)
+        self._earn_control_frames(3)
         if end_stream:
             self._response_ended(stream_id)
 
