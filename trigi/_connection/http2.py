@@ -10,7 +10,17 @@ from math import inf
 
 import trio
 
-from trigi._protocol.events import Data, Goodbye, Pong, Prioritized, Refused, Request, Reset, WindowOpened
+from trigi._protocol.events import (
+    Data,
+    Goodbye,
+    Pause,
+    Pong,
+    Prioritized,
+    Refused,
+    Request,
+    Reset,
+    WindowOpened,
+)
 from trigi._protocol.http2 import ErrorCode, HTTP2Codec, HTTP2Event
 from trigi.exceptions import BadConnection, BadRequest
 
@@ -143,7 +153,8 @@ class HTTP2Connection:
 
     def _take(self, data: bytes | bytearray) -> None:
         """Handle everything that was read, without waiting in between."""
-        for event in self._codec.receive_data(data, trio.current_time()):
+        self._codec.receive_data(data, trio.current_time())
+        while not isinstance(event := self._codec.next_event(), Pause):
             self._handle(event)
         open_head = self._codec.open_head
         if open_head != self._open_head:
