@@ -6,12 +6,12 @@ from math import inf
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded
 from hpack import Encoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trigi._protocol.events import NEED_DATA, Data, Pong, Refused, Request, Reset, WindowOpened
+from trigi._protocol.events import NEED_DATA, Data, Pong, Refused, Request, WindowOpened
 from trigi._protocol.http2 import RESETS_REMEMBERED, ErrorCode, HTTP2Codec
 from trigi._protocol.http2_frames import PREFACE, FrameType, encode_frame
 from trigi.config import Config
@@ -152,24 +152,20 @@ def test_frames_that_are_sent_win_control_frames():
         assert not of_type(pair.to_server(), BadConnection)
 
 
-def test_an_abandoned_stream_counts_until_it_is_released():
+def test_streams_that_are_held_count_as_open():
     pair = Pair(h2_max_concurrent_streams=2)
-    for stream_id in (1, 3):
-        pair.client.send_headers(stream_id, GET, end_stream=True)
-    assert len(of_type(pair.to_server(), Request)) == 2
-    pair.client.reset_stream(1)
-    assert of_type(pair.to_server(), Reset) == [Reset(1)]
 
     def opens(stream_id):
         frame = encode_frame(FrameType.HEADERS, 0x5, stream_id, Encoder().encode(GET))
         return len(of_type(pair.raw(frame), Request)) == 1
 
-    assert not opens(5)
-    assert [
-        event for event in pair.to_client() if type(event) is StreamReset
-    ] == []  # the client never sent it
-    pair.codec.release(1)
-    assert opens(7)
+    assert opens(1)
+    pair.codec.held = 1
+    assert not opens(3)
+    assert pair.codec.data_to_send() == encode_frame(FrameType.RST_STREAM, 0, 3, b"\0\0\0\7")
+    pair.codec.held = 0
+    assert opens(5)
+    assert not opens(7)
 
 
 def test_how_many_resets_are_remembered():

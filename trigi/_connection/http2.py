@@ -57,10 +57,12 @@ class HTTP2Connection:
             self._codec,
             buffer_size=config.write_buffer_size,
             timeout=config.write_timeout,
+            on_sent=self._response_sent,
             on_ended=self._stream_ended,
             on_stalled=self._stalled,
         )
         self._exchanges: dict[int, HTTP2Exchange] = {}
+        self._abandoned: set[HTTP2Exchange] = set()  # without a stream, while their applications work on
         self._reading = trio.CancelScope()
         self._waiting_since = trio.current_time()  # for a request, its head, or the preface
         self._open_head: int | None = None
@@ -214,14 +216,13 @@ class HTTP2Connection:
             await (run_websocket if exchange.is_websocket else run_http)(exchange)
         finally:
             self.context.running.discard(exchange)
-            self._codec.release(exchange.stream_id)
+            self._abandoned.discard(exchange)
+            self._codec.held = len(self._abandoned)
 
     def _reset(self, event: Reset) -> None:
         if event.error is not None:
             self.context.observer.request_refused(self.transport.info, event.error)
         exchange = self._exchanges.get(event.stream_id)
-        if exchange is None or exchange not in self.context.running:
-            self._codec.release(event.stream_id)
         if exchange is not None:
             exchange.lose()
 
@@ -243,6 +244,13 @@ class HTTP2Connection:
 
     # Called by the writer
 
+    def _response_sent(self, stream_id: int) -> None:
+        """The end of a response is on its way."""
+        exchange = self._exchanges.get(stream_id)
+        if exchange is not None:
+            exchange.sent()
+            self._stream_ended(stream_id)
+
     def _stream_ended(self, stream_id: int) -> None:
         """This side of a stream has ended, or both have."""
         exchange = self._exchanges.get(stream_id)
@@ -253,6 +261,9 @@ class HTTP2Connection:
             self._applications.start_soon(self._discard_rest, exchange, self._closing[stream_id])
             return
         del self._exchanges[stream_id]
+        if not exchange.complete and exchange in self.context.running:
+            self._abandoned.add(exchange)
+            self._codec.held = len(self._abandoned)
         if stream_id in self._closing:
             self._closing.pop(stream_id).set()
         if not self._exchanges:

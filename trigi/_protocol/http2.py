@@ -83,6 +83,7 @@ class _Stream:
         request_complete: the client has ended its side.
         response_complete: so has the server.
         is_tunnel: it carries a WebSocket.
+        is_refused: its body is too large; no more of it is told.
     """
 
     remaining: int | None
@@ -91,6 +92,7 @@ class _Stream:
     unreturned: int = 0
     response_complete: bool = False
     is_tunnel: bool = False
+    is_refused: bool = False
 
 
 class HTTP2Codec:
@@ -98,16 +100,17 @@ class HTTP2Codec:
 
     Attributes:
         streams_ever: how many requests there were.
+        held: streams that are closed, but count as open: a client could otherwise have any number of applications run.
     """
 
     def __init__(self, config: Config) -> None:
         self.streams_ever = 0
+        self.held = 0
         self._config = config
         self._reader = FrameReader(HEAD_SIZE_MARGIN * config.head_size_limit)
         self._output = bytearray()
         self._streams: dict[int, _Stream] = {}
         self._reset: dict[int, None] = {}  # by this side, the oldest first
-        self._abandoned: set[int] = set()  # reset by the client, while applications work on
         self._highest = 0  # of the client's stream identifiers
         self._goodbye_said = False
         self._broken = False
@@ -254,7 +257,7 @@ class HTTP2Codec:
         stream_id = frame.stream_id
         self._highest = stream_id
         has_body = not frame.flags & END_STREAM
-        is_full = len(self._streams) + len(self._abandoned) >= self._config.h2_max_concurrent_streams
+        is_full = len(self._streams) + self.held >= self._config.h2_max_concurrent_streams
         if is_full or stream_id > self._last_accepted:
             self._engine.read_fields(frame.payload)
             self._count_control_frame()
@@ -306,6 +309,9 @@ class HTTP2Codec:
         if ends:
             self._request_ended(stream_id, stream)
         if stream.received > self._config.body_size_limit and not stream.is_tunnel:
+            if stream.is_refused:
+                return None
+            stream.is_refused = True
             error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
             return Refused(stream_id, error)
         return Data(data, more=not ends, stream_id=stream_id) if data or ends else None
@@ -319,7 +325,6 @@ class HTTP2Codec:
             return None
         self._count_reset()
         self._forget(stream_id)
-        self._abandoned.add(stream_id)
         return Reset(stream_id)
 
     def _receive_window_update(self, frame: Frame) -> HTTP2Event | None:
@@ -375,7 +380,6 @@ class HTTP2Codec:
         """Answer a stream error (RFC 9113, 5.4.2). A client may make a server reset streams only so often, too."""
         self._count_reset()
         self.reset(stream_id, code)
-        self._abandoned.add(stream_id)
         return Reset(stream_id, BadRequest(f"HTTP/2 stream {stream_id}: {code.name}: {reason}"))
 
     def _count_reset(self) -> None:
@@ -397,10 +401,6 @@ class HTTP2Codec:
         stream.request_complete = True
         if stream.response_complete:
             self._forget(stream_id)
-
-    def release(self, stream_id: int) -> None:
-        """The application of a stream has ended: a client could otherwise have any number of them at once."""
-        self._abandoned.discard(stream_id)
 
     # Sending
 
