@@ -64,12 +64,12 @@ class HTTP2Connection:
         self._exchanges: dict[int, HTTP2Exchange] = {}
         self._abandoned: set[HTTP2Exchange] = set()  # without a stream, while their applications work on
         self._reading = trio.CancelScope()
-        self._waiting_since = trio.current_time()  # for a request, its head, or the preface
+        self._idle_since = trio.current_time()
         self._open_head: int | None = None
+        self._head_since = self._idle_since  # when it began, or the preface did
         self._draining = False
         self._stopping = False
         self._client_finished = False
-        self._refused = False
         self._closing: dict[int, trio.Event] = {}  # streams whose request goes on after the response
 
     async def serve(self) -> None:
@@ -89,7 +89,7 @@ class HTTP2Connection:
                     for closed in self._closing.values():
                         closed.set()
                 await self._writer.finish()
-                if self._refused and not self.transport.broken:
+                if not self.transport.broken:  # a client may be sending, if only windows
                     await self.transport.linger(DISCARD_SECONDS)
                 await self.transport.close()
         finally:
@@ -131,8 +131,8 @@ class HTTP2Connection:
         """Until when something must have come: of the preface, of a head, or a request."""
         config = self.context.config
         if self._open_head is not None or not self._codec.established:
-            return self._waiting_since + config.header_timeout
-        return inf if self._exchanges else self._waiting_since + config.keep_alive_timeout
+            return self._head_since + config.header_timeout
+        return inf if self._exchanges else self._idle_since + config.keep_alive_timeout
 
     async def _receive(self) -> None:
         if self._client_finished:
@@ -155,13 +155,16 @@ class HTTP2Connection:
 
     def _take(self, data: bytes | bytearray) -> None:
         """Handle everything that was read, without waiting in between."""
-        self._codec.receive_data(data, trio.current_time())
+        now = trio.current_time()
+        if not self._codec.established:
+            self._idle_since = now
+        self._codec.receive_data(data, now)
         while not isinstance(event := self._codec.next_event(), Pause):
             self._handle(event)
         open_head = self._codec.open_head
         if open_head != self._open_head:
             self._open_head = open_head
-            self._waiting_since = trio.current_time()
+            self._head_since = now
         self._writer.wake()
 
     def _handle(self, event: HTTP2Event) -> None:
@@ -192,7 +195,6 @@ class HTTP2Connection:
                 if not self._exchanges:
                     self.stop()
             case BadConnection():
-                self._refused = True
                 self.context.observer.connection_refused(self.transport.info, event)
                 self.stop()
 
@@ -267,7 +269,7 @@ class HTTP2Connection:
         if stream_id in self._closing:
             self._closing.pop(stream_id).set()
         if not self._exchanges:
-            self._waiting_since = trio.current_time()
+            self._idle_since = trio.current_time()
             self._reading.deadline = self._deadline()
             if self._draining or self._client_finished:
                 self.stop()

@@ -139,7 +139,7 @@ class HTTP2Exchange(Exchange):
 
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
-        wanted = self._trailers_follow and self.request.accepts_trailers
+        wanted = self._trailers_follow and self.request.accepts_trailers and not self.bodyless
         fields = [field for field in trailers if field[0] not in CONNECTION_SPECIFIC]
         await self._send(b"", ends=True, trailers=fields if wanted else [])
         self._settle()

@@ -161,6 +161,7 @@ class HTTP2Writer:
                 if data:
                     await self._transport.write([data])
                     self._written.unpark_all()
+                    self._give_up_stalled()
                 elif self._finishing:
                     return
                 else:
@@ -265,9 +266,13 @@ class HTTP2Writer:
             self._schedule.add(outgoing.stream_id, priority)
 
     def _next_write(self) -> bytes:
-        """Frames for one write, of the streams whose turn it is."""
+        """Frames for one write, of the streams whose turn it is.
+
+        They are equally urgent: the application of a more urgent stream may have more to send after the write.
+        """
         codec = self._codec
         is_blocked = False
+        urgency: int | None = None
         while codec.unsent < WRITE_SIZE and (stream_id := self._schedule.next()) is not None:
             outgoing = self._streams[stream_id]
             window = min(codec.window(stream_id), codec.connection_window)
@@ -278,9 +283,11 @@ class HTTP2Writer:
                 self._schedule.remove(stream_id)
                 self._blocked[stream_id] = trio.current_time()
                 continue
+            if urgency not in (None, outgoing.priority.urgency):
+                break
+            urgency = outgoing.priority.urgency
+            self._schedule.rotate()
             self._take(outgoing, window)
-            if outgoing.pieces:
-                self._schedule.rotate()
         self._blocked_since = min(self._blocked_since, trio.current_time()) if is_blocked else inf
         return codec.data_to_send()
 
@@ -297,8 +304,10 @@ class HTTP2Writer:
         deadline = min(self._blocked_since, next(iter(self._blocked.values()), inf)) + self._timeout
         with trio.CancelScope(deadline=deadline) as scope:
             await self._wake.wait()
-        if not scope.cancelled_caught:
-            return
+        if scope.cancelled_caught:
+            self._give_up_stalled()
+
+    def _give_up_stalled(self) -> None:
         late = trio.current_time() - self._timeout
         if self._blocked_since <= late:
             self._on_stalled(0)

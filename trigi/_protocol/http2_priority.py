@@ -69,7 +69,7 @@ def parse_priority(value: bytes) -> Priority:
 class Schedule:
     """The streams that have something to send, in the order in which to send it.
 
-    `next()` says whose turn it is; after a piece of it was sent, `rotate()` gives the turn to the next.
+    `next()` says whose turn it is; who takes it calls `rotate()`, so that the next turn is another's.
     """
 
     def __init__(self) -> None:
