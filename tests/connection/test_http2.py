@@ -23,7 +23,7 @@ from tests.connection.conftest import (
     start,
 )
 from trigi._connection.context import ServerContext
-from trigi._connection.http2_exchange import DISCARD_SIZE
+from trigi._connection.transport import DISCARD_SIZE
 from trigi.config import Config
 from trigi.exceptions import InvalidMessage
 from trigi.testing.http2 import ErrorCode, Flag, FrameType, HTTP2Client, SettingCode, StreamReset

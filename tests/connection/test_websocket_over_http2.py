@@ -21,10 +21,10 @@ from wsproto.extensions import PerMessageDeflate
 
 from tests.connection.conftest import Recorder, hello, read_body, respond, socket_like_pair
 from trigi._connection.context import ServerContext
-from trigi._connection.http2 import DISCARD_SECONDS, HTTP2Connection
+from trigi._connection.http2 import HTTP2Connection
 from trigi._connection.run_websocket import READ_SIZE
 from trigi._connection.serve import serve_stream
-from trigi._connection.transport import CLOSE_SECONDS, Transport
+from trigi._connection.transport import CLOSE_SECONDS, DISCARD_SECONDS, Transport
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage

@@ -29,12 +29,9 @@ from .http2_exchange import HTTP2Exchange
 from .http2_writer import HTTP2Writer
 from .run_http import run_http
 from .run_websocket import run_websocket
-from .transport import READ_SIZE, Transport
+from .transport import DISCARD_SECONDS, READ_SIZE, Transport
 
 __all__ = ["HTTP2Connection"]
-
-DISCARD_SECONDS = 2.0
-"""How long a client has to end a request after its response, and to read why a connection is closed."""
 
 
 class HTTP2Connection:

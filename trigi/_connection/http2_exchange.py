@@ -16,12 +16,9 @@ from trigi.typing import Message
 from .context import ServerContext
 from .exchange import Exchange
 from .http2_writer import HTTP2Writer, Outgoing
-from .transport import CLOSE_SECONDS
+from .transport import CLOSE_SECONDS, DISCARD_SIZE
 
 __all__ = ["HTTP2Exchange"]
-
-DISCARD_SIZE = 256 * 1024
-"""Bytes of a request's body that are read for nothing after its response, before the stream is reset."""
 
 
 class HTTP2Exchange(Exchange):
