@@ -782,6 +782,20 @@ class TestDenial:
         assert received == [LOST]
         await session.still_serves()  # it is a stream that has ended, not the connection
 
+    @pytest.mark.parametrize("status", [200, 204, 299])
+    async def test_a_status_that_would_accept_is_none(self, connect, status):
+        """RFC 8441, 5: any of 200 to 299 accepts; the state is as it was."""
+
+        @before_accept
+        async def application(receive, send):
+            with pytest.raises(InvalidMessage, match="accepts"):
+                await send({**DENY, "status": status})
+            await send({**DENY, "status": 300})
+            await send(DENIAL_BODY)
+
+        session = await connect(application)
+        assert (await session.client.response(await session.ask())).status == 300
+
     async def test_parts_of_the_body_are_flushed(self, connect):
         turn = trio.testing.Sequencer()
 
