@@ -10,7 +10,7 @@ import trio
 
 from tests.connection.conftest import hello, respond, socket_like_pair, start
 from tests.connection.test_http2 import DISCONNECT, WINDOW, connect, connect_exhausted
-from trigi._protocol.http2 import RATE_SECONDS
+from trigi._protocol.http2_rates import RATE_SECONDS
 from trigi.testing.http2 import ConnectionClosed, ErrorCode, Flag, FrameType, encode_frame
 
 VIOLATIONS = {
@@ -74,7 +74,7 @@ async def test_changes_of_the_memory_for_compression_do_not_pile_up(serve):
         await client.send(encode_frame(FrameType.SETTINGS, 0, 0, payload))
     await client.settle()
     (connection,) = client.context.connections
-    assert connection._codec._control_frames > 19_000  # they have come
+    assert connection._codec._rates._control_frames > 19_000  # they have come
     assert len(connection._codec._engine._encoder.table_size_changes) <= 2
 
 

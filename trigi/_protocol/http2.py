@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
 from trigi.config import Config
@@ -48,6 +47,7 @@ from .http2_frames import (
 )
 from .http2_h2 import INITIAL_WINDOW, Engine
 from .http2_priority import parse_priority
+from .http2_rates import Rates
 
 __all__ = ["FRAME_SIZE", "ErrorCode", "HTTP2Codec", "HTTP2Event"]
 
@@ -64,12 +64,6 @@ HEAD_SIZE_MARGIN: Final = 4
 
 RESETS_REMEMBERED: Final = 1000
 """Streams that were reset from here, on which the client may send for a while without knowing it."""
-
-CONTROL_FRAMES_EARNED: Final = 100_000
-"""How many control frames a client can have coming to it, for frames that were sent to it: a window may be large."""
-
-RATE_SECONDS: Final = 10.0
-"""What `h2_reset_limit` and `h2_control_frame_limit` are counted over."""
 
 
 @dataclass(slots=True)
@@ -118,8 +112,7 @@ class HTTP2Codec:
         self._last_accepted = HIGHEST_STREAM
         self._unreturned = 0  # of the connection's window
         self._unseen = 0  # the same, of bytes that h2 does not know of
-        self._rates_began = -inf
-        self._resets = self._control_frames = 0
+        self._rates = Rates(config)
         self._window = int(config.h2_stream_window)
         self._engine = Engine(
             stream_limit=config.h2_max_concurrent_streams,
@@ -181,10 +174,7 @@ class HTTP2Codec:
             now: the time, in seconds since whenever.
         """
         self._reader.receive_data(data)
-        if now >= self._rates_began + RATE_SECONDS:
-            self._rates_began = now
-            self._resets = 0
-            self._control_frames = min(self._control_frames, 0)
+        self._rates.advance(now)
 
     def next_event(self) -> HTTP2Event | Pause:
         """The next event, `NEED_DATA` when there is none. After `BadConnection` nothing more is read.
@@ -213,7 +203,7 @@ class HTTP2Codec:
                 return self._receive_fields(frame)
             case FrameType.RST_STREAM:
                 return self._receive_reset(frame)
-        self._count_control_frame()
+        self._rates.count_control_frame()
         match frame.type:
             case FrameType.GOAWAY:
                 return Goodbye()  # h2 would end all streams with it
@@ -242,7 +232,7 @@ class HTTP2Codec:
         stream = self._live_stream(stream_id)
         fields = self._engine.read_fields(frame.payload)
         if stream is None:
-            self._count_control_frame()
+            self._rates.count_control_frame()
             return None
         if stream.request_complete:
             return self._break_stream(stream_id, "a field section after the end", ErrorCode.STREAM_CLOSED)
@@ -264,7 +254,7 @@ class HTTP2Codec:
         is_full = len(self._streams) + self.abandoned >= self._config.h2_max_concurrent_streams
         if is_full or stream_id > self._last_accepted:
             self._engine.read_fields(frame.payload)
-            self._count_control_frame()
+            self._rates.count_control_frame()
             self._remember_reset(stream_id)
             self._output += _rst_stream(stream_id, ErrorCode.REFUSED_STREAM)
             return None
@@ -281,19 +271,19 @@ class HTTP2Codec:
             return Refused(stream_id, error)
         stream.is_tunnel = request.is_upgrade
         self.streams_ever += 1
-        self._earn_control_frames(1)
+        self._rates.earn(1)
         return request
 
     def _receive_body(self, frame: Frame) -> HTTP2Event | None:
         stream_id, data = frame.stream_id, frame.payload
         ends = bool(frame.flags & END_STREAM)
         if not data and not ends:
-            self._count_control_frame()
+            self._rates.count_control_frame()
         stream = self._live_stream(stream_id)
         if stream is None or stream.request_complete:
             self._return_unseen(frame.size)
             if stream is None:
-                self._count_control_frame()
+                self._rates.count_control_frame()
                 return None
             return self._break_stream(stream_id, "data after the end", ErrorCode.STREAM_CLOSED)
         padding = frame.size - len(data)
@@ -327,9 +317,9 @@ class HTTP2Codec:
         if self._is_idle(stream_id):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         if stream_id not in self._streams:
-            self._count_control_frame()
+            self._rates.count_control_frame()
             return None
-        self._count_reset()
+        self._rates.count_reset()
         self._forget(stream_id)
         return Reset(stream_id)
 
@@ -384,24 +374,9 @@ class HTTP2Codec:
 
     def _break_stream(self, stream_id: int, reason: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> Reset:
         """Answer a stream error (RFC 9113, 5.4.2). A client may make a server reset streams only so often, too."""
-        self._count_reset()
+        self._rates.count_reset()
         self.reset(stream_id, code)
         return Reset(stream_id, BadRequest(f"HTTP/2 stream {stream_id}: {code.name}: {reason}"))
-
-    def _count_reset(self) -> None:
-        self._resets += 1
-        if self._resets > self._config.h2_reset_limit:
-            raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset", limit="h2_reset_limit")
-
-    def _count_control_frame(self) -> None:
-        self._control_frames += 1
-        if self._control_frames > self._config.h2_control_frame_limit:
-            raise Violation(
-                ErrorCode.ENHANCE_YOUR_CALM, "too many control frames", limit="h2_control_frame_limit"
-            )
-
-    def _earn_control_frames(self, number: int) -> None:
-        self._control_frames = max(self._control_frames - number, -CONTROL_FRAMES_EARNED)
 
     def _request_ended(self, stream_id: int, stream: _Stream) -> None:
         stream.request_complete = True
@@ -428,7 +403,7 @@ class HTTP2Codec:
         self._engine.send_data(stream_id, data, end_stream=end_stream)
         self._take_output()
         # For each piece the client may open both windows, and ask how fast the connection is.
-        self._earn_control_frames(3)
+        self._rates.earn(3)
         if end_stream:
             self._response_ended(stream_id)
 
