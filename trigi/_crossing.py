@@ -52,10 +52,12 @@ class Here(threading.local):
     """What a thread knows of itself."""
 
     call: Call[Any] | None = None
+    """The call that it runs."""
+    forked = False
+    """Whether it was forked off, and so works for nobody any more."""
 
 
 here = Here()
-"""The call that this thread runs."""
 
 calls_above: ContextVar[Call[Any] | None] = ContextVar("trigi.calls_above", default=None)
 """The innermost sync function below which this code runs; it knows the next one."""
@@ -73,9 +75,19 @@ UNSET: Any = object()
 
 
 def current_call() -> Call[Any] | None:
-    """The call that this thread runs, unless this is a fork of the process in which it began."""
-    call = here.call
-    return call if call is not None and call.pid == os.getpid() else None
+    """The call that this thread runs."""
+    return here.call
+
+
+def forget_the_parent() -> None:
+    """Belong to no trio run: in the only thread of the child of a fork."""
+    here.call = None
+    here.forked = True
+    calls_above.set(None)
+    innermost_lane.set(None)
+
+
+os.register_at_fork(after_in_child=forget_the_parent)
 
 
 def take_over(context: Context) -> None:
@@ -192,12 +204,13 @@ class Crossing(Outcome[R]):
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self.scope.cancel, idempotent=True)
 
-    def wait(self) -> None:
+    def wait(self, interrupt: KeyboardInterrupt | None = None) -> None:
         """Run the calls that come to this thread until the lane is ended, and take the context variables over.
 
         Ctrl-C in the main thread cancels the coroutine, and is raised when it has ended.
         """
-        interrupt = None
+        if interrupt is not None:
+            self.cancel()
         while True:
             try:
                 self.lane.serve()
@@ -234,7 +247,6 @@ class Call(Outcome[R], Work):
 
     def __init__(self, function: Callable[[], R], context: Context, *, abandon_on_cancel: bool) -> None:
         super().__init__()
-        self.pid = os.getpid()
         self.token = trio.lowlevel.current_trio_token()
         self.outer = calls_above.get()
         self.context = context
@@ -405,12 +417,14 @@ class Call(Outcome[R], Work):
 
 def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
     """Run a coroutine in a new trio run in a new thread, cancelled with the call that this thread runs."""
+    began = threading.Event()
 
     async def main() -> None:
         lane_of_run.set(crossing.lane)
         await crossing.run()
 
     def run() -> None:
+        began.set()
         try:
             crossing.context.run(trio.run, main)
         except BaseException as error:  # noqa: BLE001 - trio's, and raised where the thread waits
@@ -423,9 +437,15 @@ def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
         call.inner = crossing
         if call.cancelled:
             crossing.cancel()
-    thread.start()
+    interrupt = None
     try:
-        crossing.wait()
+        thread.start()
+    except KeyboardInterrupt as error:
+        if not began.wait(1):  # a second is long for a thread that was started; this one was not
+            raise
+        interrupt = error
+    try:
+        crossing.wait(interrupt)
     finally:
         thread.join()
         if call is not None:
@@ -435,7 +455,9 @@ def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
 
 
 def is_trio_thread() -> bool:
-    """Whether this thread was started by `trio.to_thread.run_sync`."""
+    """Whether this thread was started by `trio.to_thread.run_sync`, in this process."""
+    if here.forked:
+        return False
     try:
         trio.from_thread.check_cancelled()
     except RuntimeError:
