@@ -1261,7 +1261,13 @@ def test_async_to_sync_forms():
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="inspect.markcoroutinefunction is new in Python 3.12")
 def test_a_mark_is_not_copied():
     """SB-30: what is sync is not seen as async because what it wraps was marked so."""
-    marked = inspect.markcoroutinefunction(functools.partial(len))
+
+    def function():
+        return async_function()
+
+    marked = inspect.markcoroutinefunction(function)
+    assert inspect.iscoroutinefunction(marked)
+    assert async_to_sync(marked)() == "awaited"
     assert not inspect.iscoroutinefunction(async_to_sync(marked))
 
 
@@ -1275,6 +1281,9 @@ def test_something_not_marked_as_async():
         function = async_to_sync(gives_an_awaitable)
     assert caught[0].filename == __file__
     assert function() == "awaited"
+    with pytest.warns(UserWarning, match="non-async-marked") as caught:
+        async_to_sync(force_new_loop=True)(gives_an_awaitable)
+    assert caught[0].filename == __file__
     with pytest.warns(UserWarning, match="non-async-marked"):
         function = async_to_sync(lambda: 1)
     with pytest.raises(TypeError, match="await"):

@@ -356,17 +356,20 @@ def async_to_sync(awaitable: Callable[..., Any] | None = None, *, force_new_loop
     thread cancels the coroutine, and is raised when it has ended.
     """
 
-    def decorate(awaitable: Callable[..., Any]) -> Callable[..., Any]:
-        if not is_async(awaitable):
-            warnings.warn("async_to_sync was passed a non-async-marked callable", stacklevel=3)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        if not is_async(function):
+            warnings.warn(
+                "async_to_sync was passed a non-async-marked callable",
+                stacklevel=2 if awaitable is None else 3,
+            )
 
-        @functools.wraps(awaitable)
+        @functools.wraps(function)
         def run_from_thread(*args: Any, **kwargs: Any) -> Any:
             if trio.lowlevel.in_trio_run():
                 raise RuntimeError(
                     "You cannot use async_to_sync in the thread that trio runs in: just await the async function."
                 )
-            crossing = Crossing(functools.partial(awaitable, *args, **kwargs))
+            crossing = Crossing(functools.partial(function, *args, **kwargs))
             call = current_call()
             try:
                 if call is not None and not force_new_loop:
@@ -379,9 +382,9 @@ def async_to_sync(awaitable: Callable[..., Any] | None = None, *, force_new_loop
             finally:
                 del crossing  # an exception that it carries has this frame in its traceback
 
-        for mark in ("_is_coroutine_mark", "_is_coroutine"):  # of inspect and asyncio: not to be copied
+        for mark in ("_is_coroutine_marker", "_is_coroutine"):  # of inspect and asyncio, copied by wraps()
             vars(run_from_thread).pop(mark, None)
-        keep_self(run_from_thread, awaitable)
+        keep_self(run_from_thread, function)
         return run_from_thread
 
     return decorate if awaitable is None else decorate(awaitable)
