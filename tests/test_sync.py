@@ -1467,6 +1467,34 @@ async def test_tasks_that_outlive_the_call(to_async):
     assert seen["outer"] == await ident()
 
 
+async def test_tasks_that_start_tasks_for_ever():
+    """Nothing is kept of calls and crossings that are over."""
+    alive = weakref.WeakSet()
+
+    class Argument:
+        pass
+
+    async def generation(number):
+        argument = Argument()
+        alive.add(argument)
+        if number:
+            await sync_to_async(cross, thread_sensitive=number % 2 == 0)(number - 1, argument)
+
+    def cross(number, _):
+        async_to_sync(start)(number)
+
+    async def start(number):
+        nursery.start_soon(generation, number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(generation, 50)
+        await trio.testing.wait_all_tasks_blocked()
+        while nursery.child_tasks:
+            gc.collect()
+            assert len(alive) < 5
+            await trio.sleep(0.001)
+
+
 def test_context_variables_from_sync_code():
     """SB-37: values go in, changes come back, after an exception too."""
 

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 R = TypeVar("R")
+Link = TypeVar("Link", "Call[Any]", Lane)
 
 
 class Here(threading.local):
@@ -97,6 +98,18 @@ def take_over(context: Context) -> None:
             variable.set(value)
 
 
+def first_of(link: Link | None) -> Link | None:
+    """The first of a chain that has not ended; others that have are taken out, for tasks that start tasks for ever."""
+    while link is not None and link.ended:
+        link = link.outer
+    rest = link
+    while rest is not None:
+        while rest.outer is not None and rest.outer.ended:
+            rest.outer = rest.outer.outer
+        rest = rest.outer
+    return link
+
+
 class Handled:
     """The exception that is handled on one side, to be handled on the other, and left as it was.
 
@@ -141,7 +154,9 @@ class Outcome(Generic[R]):
     def unwrap(self) -> R:
         """Return the value, or raise the exception, once."""
         if self._error is None:
-            return self._value
+            value = self._value
+            del self._value
+            return value
         error, self._error = self._error, None
         try:
             raise error
@@ -158,7 +173,7 @@ class Crossing(Outcome[R]):
 
     def __init__(self, function: Callable[[], Awaitable[R]]) -> None:
         super().__init__()
-        self.lane = Lane(innermost_lane.get())
+        self.lane = Lane(first_of(innermost_lane.get()))
         self.began = False
         self.scope = trio.CancelScope()
         self._function = function
@@ -168,7 +183,6 @@ class Crossing(Outcome[R]):
         self.context = copy_context()
         self.context.run(innermost_lane.set, self.lane)
 
-    @trio.lowlevel.disable_ki_protection
     async def run(self) -> None:
         """Run the coroutine; its context is current already. Never raises."""
         self.began = True
@@ -177,16 +191,19 @@ class Crossing(Outcome[R]):
             self.scope.cancel()
         try:
             with self.scope:
-                try:
-                    self._handled.reraise()
-                except BaseException:  # noqa: BLE001 - the thread handles it
-                    self._handled.restore()
-                    self.set_value(await self._function())
-                else:
-                    self.set_value(await self._function())
+                self.set_value(await self._run())
         except BaseException as error:  # noqa: BLE001 - raised where the thread waits
             self.set_error(error)
         self.context = copy_context()
+
+    @trio.lowlevel.disable_ki_protection
+    async def _run(self) -> R:
+        try:
+            self._handled.reraise()
+        except BaseException:  # noqa: BLE001 - the thread handles it
+            self._handled.restore()
+            return await self._function()
+        return await self._function()
 
     async def run_in(self, task: trio.lowlevel.Task) -> None:
         """Run the coroutine in this task, which is the current one, with the thread's context variables."""
@@ -248,7 +265,7 @@ class Call(Outcome[R], Work):
     def __init__(self, function: Callable[[], R], context: Context, *, abandon_on_cancel: bool) -> None:
         super().__init__()
         self.token = trio.lowlevel.current_trio_token()
-        self.outer = calls_above.get()
+        self.outer = first_of(calls_above.get())
         self.context = context
         self.limiter: trio.CapacityLimiter | None = None
         self.loan = trio.CapacityLimiter(1)
@@ -344,6 +361,11 @@ class Call(Outcome[R], Work):
                 self.set_error(error)
                 self._receive(None)
 
+    def forget(self) -> None:
+        """Let go of what the function was called with: tasks that were started below it may keep the call."""
+        with self._lock:
+            del self.context, self._function, self._handled
+
     # In the thread
 
     def run(self) -> None:
@@ -354,23 +376,24 @@ class Call(Outcome[R], Work):
                 if self._given_up or self._begun:
                     return
                 self._begun = self.running = True
+                context, function, handled = self.context, self._function, self._handled
             here.call = self
-            self.set_value(self.context.run(self._run))
+            self.set_value(context.run(self._run, function, handled))
         except BaseException as error:  # noqa: BLE001 - raised where the task waits
             self.set_error(error)
         finally:
             here.call = outer
             self._finish()
 
-    def _run(self) -> R:
+    def _run(self, function: Callable[[], R], handled: Handled) -> R:
         before = calls_above.set(self)
         try:
             try:
-                self._handled.reraise()
+                handled.reraise()
             except BaseException:  # noqa: BLE001 - the task handles it
-                self._handled.restore()
-                return self._function()
-            return self._function()
+                handled.restore()
+                return function()
+            return function()
         finally:
             calls_above.reset(before)
 
@@ -401,8 +424,11 @@ class Call(Outcome[R], Work):
             crossing.lane.end()
         crossing.wait()
         if not crossing.began:
-            assert self._raise_cancel is not None, "a task waits for a call that it was not cancelled in"
-            self._raise_cancel()
+            self._raise()
+
+    def _raise(self) -> None:
+        assert self._raise_cancel is not None, "a task that is not cancelled waits for its call"
+        self._raise_cancel()
 
     def check_cancelled(self) -> None:
         """Raise `trio.Cancelled` if the task has been cancelled."""
@@ -410,6 +436,11 @@ class Call(Outcome[R], Work):
             crossing = Crossing(trio.lowlevel.checkpoint_if_cancelled)
             self.cross(crossing)
             crossing.unwrap()
+
+    def raise_cancelled(self) -> None:
+        """Raise `trio.Cancelled`, for what was cancelled elsewhere because of it."""
+        self.check_cancelled()
+        self._raise()
 
 
 # Without a call of ours
@@ -451,7 +482,7 @@ def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
         if call is not None:
             call.inner = None
     if call is not None and crossing.scope.cancelled_caught:
-        call.check_cancelled()
+        call.raise_cancelled()
 
 
 def is_trio_thread() -> bool:

@@ -59,6 +59,11 @@ class Lane:
         self._calls: deque[Work] = deque()
         self._ended = False
 
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._ended
+
     def submit(self, work: Work) -> bool:
         """Have the call run after those before it; false when the lane has ended."""
         with self._ready:

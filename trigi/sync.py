@@ -186,6 +186,7 @@ def sync_to_async(
                     take_over(call.context)
                 return call.unwrap()
             finally:
+                call.forget()
                 del call  # an exception that it carries has this frame in its traceback
 
         keep_self(call_in_thread, func)
