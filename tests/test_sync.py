@@ -1702,6 +1702,21 @@ async def test_nested_contexts():
         assert await name_of_thread() == "trigi.sync context"
 
 
+async def test_a_context_that_sync_code_enters():
+    """SB-50: what is entered in one crossing can be left in another one."""
+
+    def function():
+        context = ThreadSensitiveContext()
+        async_to_sync(context.__aenter__)()
+        names.append(async_to_sync(name_of_thread)())
+        async_to_sync(context.__aexit__)(None, None, None)
+        names.append(async_to_sync(name_of_thread)())
+
+    names = []
+    await trio.to_thread.run_sync(function)
+    assert names == ["trigi.sync context", "trigi.sync shared"]
+
+
 async def test_a_context_ends_its_thread():
     """SB-50, SB-51: when it is left, its thread is gone, with what belonged to it."""
     gone = Flag()

@@ -20,16 +20,16 @@ condition to the thread. The one race, between the start of a call and its cance
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
+from ._handover import Handled, Outcome
 from ._threads import Lane, Place, Work
 
 __all__ = [
@@ -108,60 +108,6 @@ def first_of(link: Link | None) -> Link | None:
             rest.outer = rest.outer.outer
         rest = rest.outer
     return link
-
-
-class Handled:
-    """The exception that is handled on one side, to be handled on the other, and left as it was.
-
-    Who gives up the handling of exceptions to a thread or a task sees it there in `sys.exc_info()`:
-
-        try:
-            handled.reraise()
-        except BaseException:
-            handled.restore()
-            ...
-    """
-
-    def __init__(self) -> None:
-        self.exception = sys.exception()
-        if self.exception is not None:
-            self._before = self.exception.__traceback__, self.exception.__context__
-
-    def reraise(self) -> None:
-        """Raise it, if there is one."""
-        if self.exception is not None:
-            raise self.exception
-
-    def restore(self) -> None:
-        """Take back what raising has added to it."""
-        if self.exception is not None:
-            self.exception.__traceback__, self.exception.__context__ = self._before
-
-
-class Outcome(Generic[R]):
-    """The value or the exception that something ends with, on its way between threads."""
-
-    def __init__(self) -> None:
-        self._value: R
-        self._error: BaseException | None = None
-
-    def set_value(self, value: R) -> None:
-        self._value = value
-
-    def set_error(self, error: BaseException) -> None:
-        self._error = error
-
-    def unwrap(self) -> R:
-        """Return the value, or raise the exception, once."""
-        if self._error is None:
-            value = self._value
-            del self._value
-            return value
-        error, self._error = self._error, None
-        try:
-            raise error
-        finally:
-            del error  # it has this frame in its traceback
 
 
 class Crossing(Outcome[R]):

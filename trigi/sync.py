@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
-from contextvars import Context, ContextVar, Token, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 import trio
@@ -271,8 +271,7 @@ class ThreadSensitiveContext:
     def __init__(self, *, executor: Executor | None = None) -> None:
         self._own = None if executor is None else ExecutorLane(executor)
         self._worker = Worker("trigi.sync context")
-        self._token: Token[ThreadSensitiveContext | None] | None = None
-        self._token_of_lane: Token[Lane | None] | None = None
+        self._before: tuple[ThreadSensitiveContext | None, Lane | None] | None = None
         self._depth = 0
         self._exited = False
 
@@ -289,13 +288,15 @@ class ThreadSensitiveContext:
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
-            if self._token is not None or self._exited:
+            if self._before is not None or self._exited:
                 raise RuntimeError("ThreadSensitiveContext with an executor can be entered only once")
-            self._token_of_lane = innermost_lane.set(None)
         elif thread_sensitive_context.get() is not None:
             self._depth += 1
             return self
-        self._token = thread_sensitive_context.set(self)
+        self._before = thread_sensitive_context.get(), innermost_lane.get()
+        thread_sensitive_context.set(self)
+        if self._own is not None:
+            innermost_lane.set(None)
         self._worker.hold()
         return self
 
@@ -303,12 +304,13 @@ class ThreadSensitiveContext:
         if self._depth:
             self._depth -= 1
             return
-        assert self._token is not None, "it is left more often than it was entered"
-        thread_sensitive_context.reset(self._token)
-        self._token = None
+        assert self._before is not None, "it is left more often than it was entered"
+        around, lane = self._before
+        thread_sensitive_context.set(around)
+        if self._own is not None:
+            innermost_lane.set(lane)
+        self._before = None
         self._exited = True
-        if self._token_of_lane is not None:
-            innermost_lane.reset(self._token_of_lane)
         await self._worker.release()
 
 
