@@ -12,6 +12,7 @@ import gc
 import inspect
 import multiprocessing
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -1096,6 +1097,86 @@ async def test_many_tasks_cancelled_at_once(options):
     assert current_limiter().borrowed_tokens == 0
     assert await ident()
     assert await sync_to_async(here, **POOL)()
+
+
+class Programs:
+    """Programs of sync and async code in each other, as the dice fall: with failures, timeouts, and tasks."""
+
+    def __init__(self, seed):
+        self.dice = random.Random(seed)
+
+    async def main(self):
+        current_limiter().total_tokens = self.dice.choice([1, 2, 5, 40])
+        with trio.move_on_after(self.dice.choice([0.01, 0.05, SECONDS])):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(self.task)
+        with trio.fail_after(SECONDS):
+            while current_limiter().borrowed_tokens:  # noqa: ASYNC110 - abandoned functions go on for a moment
+                await trio.sleep(0.001)
+
+    async def task(self):
+        with suppress_groups(ValueError):
+            await self.in_task(5)
+
+    async def in_task(self, depth):
+        for _ in range(self.dice.randint(1, 3)):
+            match self.dice.randint(1, 12) if depth else 1:
+                case 1 | 2:
+                    await trio.sleep(self.dice.choice([0, 0.001]))
+                case 3:
+                    raise ValueError
+                case 4:
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(2):
+                            nursery.start_soon(self.in_task, depth - 1)
+                case 5:
+                    with trio.move_on_after(self.dice.choice([0, 0.001])):
+                        await self.in_task(depth - 1)
+                case 6:
+                    async with ThreadSensitiveContext():
+                        await self.in_task(depth - 1)
+                case 7:
+                    await sync_to_async(self.in_thread, abandon_on_cancel=True)(depth - 1)
+                case 8 | 9:
+                    await sync_to_async(self.in_thread, thread_sensitive=False)(depth - 1)
+                case _:
+                    await sync_to_async(self.in_thread)(depth - 1)
+
+    def in_thread(self, depth):
+        for _ in range(self.dice.randint(1, 3)):
+            match self.dice.randint(1, 10) if depth else 1:
+                case 1 | 2:
+                    check_cancelled()
+                case 3:
+                    raise ValueError
+                case 4:
+                    async_to_sync(self.in_task, force_new_loop=True)(depth - 1)
+                case _:
+                    try:
+                        with suppress_groups(ValueError):
+                            async_to_sync(self.in_task)(depth - 1)
+                    finally:
+                        async_to_sync(self.clean_up)()
+
+    async def clean_up(self):
+        with trio.move_on_after(SECONDS, shield=True):
+            assert await ident()
+
+
+@contextmanager
+def suppress_groups(kind):
+    try:
+        yield
+    except* kind:
+        pass
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_program_ends(seed):
+    """And leaves neither a thread nor a place behind; from async code and from sync code."""
+    trio.run(Programs(seed).main)
+    async_to_sync(Programs(seed).main)()
 
 
 # The limiter
