@@ -399,6 +399,9 @@ async def test_deadlock_detection():
     def starts_a_run():
         return trio.run(ident)
 
+    def starts_a_run_without_context():
+        return contextvars.Context().run(trio.run, ident)
+
     def waits_for_a_run():
         return in_a_thread(contextvars.copy_context().run, trio.run, ident)
 
@@ -410,6 +413,8 @@ async def test_deadlock_detection():
             assert await ident()
 
     await raises()
+    with pytest.raises(RuntimeError, match="would deadlock"):
+        await sync_to_async(starts_a_run_without_context)()
     async with ThreadSensitiveContext():
         await raises()
     await sync_to_async(async_to_sync(raises))()
@@ -1413,9 +1418,23 @@ async def test_in_a_thread_of_trio_s():
 
     thread, own = await trio.to_thread.run_sync(function)
     assert thread == shared != own
+    seen = []
+
+    def cancelled():
+        try:
+            async_to_sync(trio.sleep_forever)()
+        finally:
+            seen.append("sync")
+            async_to_sync(clean_up)()
+
+    async def clean_up():
+        with trio.move_on_after(SECONDS, shield=True):
+            seen.append(await ident())
+
     with trio.move_on_after(0.01) as scope:
-        await trio.to_thread.run_sync(async_to_sync(trio.sleep_forever))
+        await trio.to_thread.run_sync(cancelled)
     assert scope.cancelled_caught
+    assert seen == ["sync", shared]
 
 
 async def test_a_run_of_its_own(to_async):
