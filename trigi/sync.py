@@ -10,7 +10,8 @@
 Everything works in any trio program; a server is not needed. `docs/explanation/threads.md` says what is promised about
 threads, context variables and cancellation.
 
-How task and thread call each other is in `_threads.py`. Here is which thread, and which trio run.
+How a task and a thread call each other is in `_crossing.py`, what threads there are in `_threads.py`. Here is which of
+them is taken, and which trio run.
 """
 
 from __future__ import annotations
@@ -339,7 +340,7 @@ def async_to_sync(awaitable: Callable[..., Any] | None = None, *, force_new_loop
 
     In a thread of `sync_to_async` or `trio.to_thread` the coroutine runs in the trio run that this thread works for, in
     the very task that waits for it. In any other thread it runs in a trio run of its own, in a new thread. While this
-    thread waits, it runs the thread-sensitive code that the coroutine comes to.
+    thread waits, it runs the thread-sensitive code that the coroutine comes to; only one of `trio.to_thread` cannot.
 
     The coroutine sees the thread's context variables and the exception that is handled there; its changes of the
     variables come back, also when it raises. What it raises is raised here, as it is.
