@@ -142,6 +142,13 @@ def send_file(example):
         assert client.get("/nothing").status_code == 404
 
 
+def background_nursery(example):
+    with example.serving():
+        assert httpx.post(example.url, content=b"Ada").text == "accepted\n"
+        assert "letter" not in example.output
+    assert "welcome letter to Ada written" in example.output
+
+
 def websocket_echo(example):
     with example.serving():
         with connect(example.url.replace("http", "ws")) as websocket:
@@ -214,13 +221,15 @@ def sync_code(example):
 
 def many_streams(example):
     with example.serving():
-        with httpx.Client(base_url=example.url, http1=False, http2=True) as client:
-            with client.stream("GET", "/slow") as slow:
-                pieces = slow.iter_text()
-                assert next(pieces) == "1\n"
-                quick = client.get("/quick")  # meanwhile
-                assert (quick.text, quick.http_version) == ("done\n", "HTTP/2")
-                assert next(pieces)
+        with (
+            httpx.Client(base_url=example.url, http1=False, http2=True) as client,
+            client.stream("GET", "/slow") as slow,
+        ):
+            pieces = slow.iter_text()
+            assert next(pieces) == "1\n"
+            quick = client.get("/quick")  # meanwhile
+            assert (quick.text, quick.http_version) == ("done\n", "HTTP/2")
+            assert next(pieces)
         counted = example.wait_for(r"counted to (\d+)\n")[1]
     assert int(counted) < 100
     assert len(set(re.findall(r"from port (\d+)", example.output))) == 1
@@ -242,6 +251,7 @@ def with_pytest(example):
 CHECKS = {
     "asgi2.py": asgi2,
     "background.py": background,
+    "background_nursery.py": background_nursery,
     "disconnect.py": disconnect,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,

@@ -168,6 +168,26 @@ class LogObserver(Observer):
         )
 
     @_never_raises
+    def background_failed(self, name: str, error: BaseException) -> None:
+        """One record at ERROR, with the traceback from the application's first frame on."""
+        error_logger.error(
+            "application failed in its background task %s",
+            escape(name),
+            exc_info=_application_error(error),
+            extra={"trigi": {"task": name}},
+        )
+
+    @_never_raises
+    def background_stuck(self, name: str, seconds: float) -> None:
+        """One line at WARNING."""
+        error_logger.warning(
+            "application still running %.1f s after it was cancelled, in its background task %s",
+            seconds,
+            escape(name),
+            extra={"trigi": {"task": name}},
+        )
+
+    @_never_raises
     def lifespan_failed(self, stage: str, error: BaseException) -> None:
         """One record at ERROR, with the traceback.
 

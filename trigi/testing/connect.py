@@ -29,7 +29,7 @@ async def open_connection(
     """One connection to `application`: an async context manager that gives the client's end of it.
 
     No lifespan is run: `state` is what it would have filled. At the end of the block the client's end is closed, and
-    the block is left when every application call has ended.
+    the block is left when every application call and background task has ended.
 
     Args:
         application: ASGI 3, or ASGI 2 as `config.interface` says.
