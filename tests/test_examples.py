@@ -210,6 +210,15 @@ def fastapi_app(example):
     assert "session opened\nsession closed\n" in re.sub(r".*HTTP/1.1.*\n", "", example.output)
 
 
+def sync_code(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/planets").text == "Mercury\nVenus\n"
+        example.wait_for("/planets: closed")
+        with pytest.raises(httpx.ReadTimeout):
+            client.get("/forever", timeout=0.5)
+        example.wait_for("/forever: closed")
+
+
 def many_streams(example):
     with example.serving():
         with (
@@ -253,6 +262,7 @@ CHECKS = {
     "send_file.py": send_file,
     "starlette_app.py": starlette_app,
     "streaming.py": streaming,
+    "sync_code.py": sync_code,
     "testing_an_app.py": with_pytest,
     "testing_over_tls.py": with_pytest,
     "unix_socket.py": unix_socket,

@@ -47,6 +47,13 @@ PUBLIC = {
         "configure_logging",
         "escape",
     ],
+    "trigi.sync": [
+        "ThreadSensitiveContext",
+        "async_to_sync",
+        "check_cancelled",
+        "current_limiter",
+        "sync_to_async",
+    ],
     "trigi.testing": [
         "HTTPClient",
         "IncompleteResponse",
