@@ -126,8 +126,8 @@ class Input(io.BufferedIOBase):
 
     async def _look(self) -> None:
         # What is there is received although the scope is cancelled. What waits behind a body that nobody reads is not.
-        if not self._must_not_ask and len(self._buffer) < WINDOW:
-            with trio.CancelScope(deadline=-inf):
+        with trio.CancelScope(deadline=-inf):
+            while not (self._must_not_ask or self._client_left or len(self._buffer) >= WINDOW):
                 await self._receive_one()
         if self._client_left:
             raise ClientDisconnected("the client has left")

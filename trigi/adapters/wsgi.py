@@ -34,6 +34,8 @@ class WSGIAdapter:
             `trigi.error` with its stack.
     """
 
+    _asgi_single_callable = True  # what asgiref's detection looks at first
+
     def __init__(
         self,
         application: WSGIApplication,
