@@ -357,7 +357,7 @@ OPERATIONS = st.one_of(
 )
 def test_the_input_reads_like_a_file(pieces, operations):
     """However the body is split into messages."""
-    file = io.BytesIO(b"".join(pieces))
+    file = io.BufferedReader(io.BytesIO(b"".join(pieces)))
 
     def read(body):
         for name, *args in operations:
