@@ -15,6 +15,7 @@ from starlette.endpoints import HTTPEndpoint
 
 from trigi._server.application import load_application, split_target, to_asgi3
 from trigi.adapters import ASGI2Adapter, WSGIAdapter
+from trigi.config import Config
 from trigi.exceptions import ApplicationLoadError, ConfigError
 
 
@@ -446,6 +447,14 @@ def test_a_wsgi_application_is_adapted_when_it_is_said_to_be_one():
     assert isinstance(adapted, WSGIAdapter)
     assert adapted.application is wsgi_application
     assert to_asgi3(adapted, "auto") is adapted
+
+
+def test_settings_of_the_adapter():
+    config = Config(wsgi_threads=3, wsgi_queue_size=4, cleanup_timeout=2)
+    adapted = to_asgi3(wsgi_application, "wsgi", config)
+    assert (adapted._limiter.total_tokens, adapted._call_limit, adapted._cleanup_timeout) == (3, 7, 2)
+    adapted = to_asgi3(wsgi_application, "wsgi")
+    assert (adapted._limiter.total_tokens, adapted._call_limit, adapted._cleanup_timeout) == (40, 1040, 5)
 
 
 @pytest.mark.parametrize(
