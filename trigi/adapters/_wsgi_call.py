@@ -193,22 +193,21 @@ class WSGICall:
                 raise ApplicationError(
                     f"a WSGI application gives blocks of bytes, got {type(block).__name__}"
                 )
-            self._send_block(block)
-            if self._complete:
+            if self._send_block(block):
                 return
         self._complete = True
         self._add_length(0)
         self._outbox.put(*self._take_start(), last=True)
 
-    def _send_block(self, block: bytes) -> None:
-        """Send a block, and with the first that is not empty the start."""
+    def _send_block(self, block: bytes) -> bool:
+        """Send a block, and with the first that is not empty the start; whether the response is complete."""
         if not block:
             self._input.check_client()
             self._outbox.check()
-            return
+            return self._complete
         start = self._take_start()
         if self._complete:
-            return
+            return True
         if self._bodyless:
             self._complete = True
         elif self._remaining is not None:
@@ -218,6 +217,7 @@ class WSGICall:
             self._complete = self._remaining == 0
         body = () if self._bodyless or not block else (block,)
         self._outbox.put(*start, *body, last=self._complete)
+        return self._complete
 
     def _take_start(self) -> list[Message]:
         """The start of the response, if it is not sent yet."""
