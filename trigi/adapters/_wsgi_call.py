@@ -184,9 +184,9 @@ class WSGICall:
         """Iterate, and send each block before the next is asked for."""
         if type(result) is FileWrapper and self._send_file(result):
             return
-        if isinstance(result, list | tuple) and all(isinstance(block, bytes) for block in result):
-            self._add_length(sum(map(len, result)))
         if self._complete:  # by write()
+            return
+        if type(result) in (list, tuple) and self._send_list(result):
             return
         for block in result:
             if not isinstance(block, bytes):
@@ -198,6 +198,18 @@ class WSGICall:
         self._complete = True
         self._add_length(0)
         self._outbox.put(*self._take_start(), last=True)
+
+    def _send_list(self, blocks: Iterable[bytes]) -> bool:
+        """Send a whole body at once, unless there is something about it. It has no `close()`, and the thread ends."""
+        if not all(isinstance(block, bytes) for block in blocks):
+            return False
+        length = sum(map(len, blocks))
+        self._add_length(length)
+        if self._bodyless or self._remaining not in (None, length):
+            return False
+        self._complete = True
+        self._outbox.put(*self._take_start(), *filter(None, blocks), last=True, wake=False)
+        return True
 
     def _send_block(self, block: bytes) -> bool:
         """Send a block, and with the first that is not empty the start; whether the response is complete."""

@@ -114,8 +114,10 @@ class Outbox:
 
     # In a thread
 
-    def put(self, *items: bytes | Message, last: bool = False) -> None:
+    def put(self, *items: bytes | Message, last: bool = False, wake: bool = True) -> None:
         """Have these sent, the `last` of them with the end of the response.
+
+        Without `wake` they are sent when the thread ends: it is about to.
 
         Raises:
             ClientDisconnected: there is nobody to send to.
@@ -128,9 +130,10 @@ class Outbox:
             self._items.extend(items)
             self._unsent += sum(_size(item) for item in items)
             self._last = last
-            was_awake, self._is_awake = self._is_awake, True
+            wake = wake and not self._is_awake
+            self._is_awake = self._is_awake or wake
             is_crowded = self._unsent > WINDOW
-        if not was_awake:
+        if wake:
             self._crossing.soon(self._wake)
         if last:
             return

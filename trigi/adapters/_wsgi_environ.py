@@ -44,7 +44,7 @@ def make_environ(scope: Scope) -> dict[str, Any]:
     _add_addresses(environ, scope)
     if environ["wsgi.url_scheme"] == "https":
         environ["HTTPS"] = "on"
-        _add_tls(environ, scope.get("extensions", {}).get("tls"))
+        _add_tls(environ, (scope.get("extensions") or {}).get("tls"))
     return environ
 
 
@@ -88,7 +88,8 @@ def _add_addresses(environ: dict[str, Any], scope: Scope) -> None:
     client = scope.get("client")
     if client is not None:
         environ["REMOTE_ADDR"] = client[0]
-        environ["REMOTE_PORT"] = str(client[1])
+        if client[1] is not None:
+            environ["REMOTE_PORT"] = str(client[1])
     server = scope.get("server")
     if server is not None and server[1] is not None:
         environ["SERVER_NAME"], environ["SERVER_PORT"] = server[0], str(server[1])
