@@ -133,13 +133,15 @@ async def test_a_priority_update_of_a_stream_without_window(serve):
     client = await connect_exhausted(serve, large)
     await client.send_settings({4: 10})
     first, second = [await client.request(headers=priority(b"u=3")) for _ in range(2)]
-    await give(client, 20)  # now both have used theirs up
+    await client.settle()
+    await client.window_update(0, 20 + 2 * SIZE)
+    await order(client, 20)  # now both have used theirs up, and the connection has some left
     await client.settle()
     await update(client, second, b"u=1")
     async with client.together():
         await client.window_update(first, SIZE)
         await client.window_update(second, SIZE)
-    assert runs(await give(client, 2 * (SIZE - 10))) == [second, first]
+    assert runs(await order(client, 2 * (SIZE - 10))) == [second, first]
 
 
 async def test_a_priority_update_makes_a_stream_incremental(serve):

@@ -177,7 +177,7 @@ async def end_by_limit(client):
 
 
 async def end_by_idleness(client):
-    await trio.sleep(7)
+    await trio.sleep(5.5)
 
 
 @pytest.mark.parametrize("end", [end_by_drain, end_by_goaway, end_by_limit, end_by_idleness])

@@ -142,11 +142,11 @@ def test_anything_is_some_priority(value):
     "filling", [b" ", b"\t", b"a", b";", b"a;", b" ;", b",", b"\\", b"u=1,", b'"', b"(", b"1"]
 )
 def test_its_time_is_linear(value, filling):
-    """A client may send 16 KiB of it in one frame, and many of those."""
-    value %= filling * (16_384 // len(filling))
+    """A client may send 16 KiB of it in one frame, and many of those. This is more, and would take an hour."""
+    value %= filling * (2**20 // len(filling))
     began = time.perf_counter()
-    parse_priority(value)
-    assert time.perf_counter() - began < 0.1
+    assert type(parse_priority(value)) is Priority
+    assert time.perf_counter() - began < 10
 
 
 # The schedule

@@ -64,12 +64,16 @@ class Exchange(ABC):
         body_expected: the reader will deliver more of the request's body.
         disconnected: the client has gone, or is treated as gone.
         complete: the response has been handed to the transport, whole.
+        answered: the response has been handed over, whole; on HTTP/2 it may still wait for its turn.
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         is_websocket: the request asks for a WebSocket.
         zero_copy: `send_file` has the system copy the file to the connection.
         on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
+
+    inbox_size = 1
+    """Pieces of a body that may be in the inbox."""
 
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
@@ -91,6 +95,7 @@ class Exchange(ABC):
         self.body_expected = request.has_body
         self.disconnected = False
         self.complete = False
+        self.answered = False
         self.ended = False
         self.head_sent = False
         self.is_websocket = request.is_upgrade
@@ -106,6 +111,11 @@ class Exchange(ABC):
     def extensions(self) -> tuple[str, ...]:
         """The names of the ASGI extensions of an `http` scope that work here."""
         return EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to answer."""
+        return self.answered or self.ended
 
     @property
     def bodyless(self) -> bool:
@@ -151,7 +161,7 @@ class Exchange(ABC):
         A message that is there already is given without a checkpoint: frameworks ask for a disconnect inside a
         cancelled scope. Cancellation loses no message.
         """
-        if self.complete:
+        if self.answered:
             await self._tell_disconnect()
             return {"type": "http.disconnect"}
         if not self._request_given:
@@ -231,7 +241,7 @@ class Exchange(ABC):
 
     async def respond(self, status: int, headers: Headers | None = None) -> None:
         """Answer in the server's own name, unless the client has gone or part of another response has left."""
-        if self.ended:
+        if self.settled:
             return
         if self.head_sent:
             self.abort()
@@ -247,7 +257,7 @@ class Exchange(ABC):
     def finish(self) -> None:
         """The response is complete, or the WebSocket closed: its last byte has been handed to the transport."""
         if not self.ended:
-            self.complete = True
+            self.complete = self.answered = True
             self._end()
 
     # What differs between the HTTP versions
@@ -318,7 +328,7 @@ class Exchange(ABC):
 
     def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
         if self._inbox is None:
-            size = self.context.config.websocket_queue_size if self.is_websocket else 1
+            size = self.context.config.websocket_queue_size if self.is_websocket else self.inbox_size
             self._inbox = trio.open_memory_channel[Message](size)
             if self.ended and not self._sending:
                 self._inbox[0].close()

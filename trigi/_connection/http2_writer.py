@@ -59,12 +59,16 @@ class Outgoing:
         return len(self._pieces)
 
     def put(self, data: bytes, *, ends: bool, trailers: Headers) -> int:
-        """Queue a piece; with `ends` the last, after which come the trailers. Its number, to wait for."""
-        self._pieces.append(memoryview(data))
-        self._size += len(data)
+        """Queue a piece; with `ends` the last, after which come the trailers. Its number, to wait for.
+
+        An end without bytes goes with the piece before it: it must not be left to wait for a window.
+        """
+        if data or not self._pieces:
+            self._pieces.append(memoryview(data))
+            self._size += len(data)
+            self._pieces_put += 1
         self._ends = ends
         self._trailers = trailers
-        self._pieces_put += 1
         return self._pieces_put
 
     async def wait_taken(self, number: int) -> None:
@@ -113,8 +117,10 @@ class HTTP2Writer:
         codec: the connection's; whoever makes it send something calls `wake()`.
         buffer_size: bytes that may wait, of all streams together, before their applications do.
         timeout: seconds that a client may take nothing, on a stream or at all.
-        on_ended: called with a stream's identifier when this side of it has ended.
-        on_stalled: called with the identifier of a stream on which the client takes nothing, 0 for the connection.
+        on_sent: called with a stream's identifier when the end of its response was taken.
+        on_ended: called with it when the stream ended otherwise.
+        on_stalled: called with the identifier of a stream on which the client takes nothing; 0 is for the connection,
+            also when the client has gone.
     """
 
     def __init__(
@@ -124,6 +130,7 @@ class HTTP2Writer:
         *,
         buffer_size: float,
         timeout: float,
+        on_sent: Callable[[int], None],
         on_ended: Callable[[int], None],
         on_stalled: Callable[[int], None],
     ) -> None:
@@ -131,6 +138,7 @@ class HTTP2Writer:
         self._codec = codec
         self._buffer_size = buffer_size
         self._timeout = timeout
+        self._on_sent = on_sent
         self._on_ended = on_ended
         self._on_stalled = on_stalled
         self._streams: dict[int, Outgoing] = {}
@@ -153,12 +161,13 @@ class HTTP2Writer:
                 if data:
                     await self._transport.write([data])
                     self._written.unpark_all()
+                    self._give_up_stalled()
                 elif self._finishing:
                     return
                 else:
                     await self._wait_for_more()
         except ClientDisconnected:
-            return
+            self._on_stalled(0)
         finally:
             self._finishing = True
             self._written.unpark_all()
@@ -193,11 +202,14 @@ class HTTP2Writer:
             raise ClientDisconnected("the client has disconnected")
         stream_id = outgoing.stream_id
         number = outgoing.put(data, ends=ends, trailers=trailers or [])
+        self._wake.set()
+        if not outgoing.size:  # only bytes of bodies wait for windows
+            self._take(outgoing, 0)
+            return
         self._queued += len(data)
         self._streams[stream_id] = outgoing
         if stream_id not in self._blocked:
             self._schedule.add(stream_id, outgoing.priority)
-        self._wake.set()
         is_small = (
             self._queued + self._codec.unsent <= self._buffer_size and outgoing.pieces <= PIECES_AT_ONCE
         )
@@ -210,7 +222,7 @@ class HTTP2Writer:
         self._codec.send_headers(outgoing.stream_id, fields, end_stream=ends)
         self._wake.set()
         if ends:
-            self._on_ended(outgoing.stream_id)
+            self._on_sent(outgoing.stream_id)
 
     def answer(self, outgoing: Outgoing, status: int, headers: Headers) -> None:
         """Answer in the server's own name, and end the stream on both sides."""
@@ -240,8 +252,6 @@ class HTTP2Writer:
 
     def open_window(self, stream_id: int) -> None:
         """The client takes more on a stream; with 0, on several."""
-        if self._codec.connection_window > 0:
-            self._blocked_since = inf
         for each in [stream_id] if stream_id else list(self._blocked):
             if each in self._blocked and self._codec.window(each) > 0:
                 del self._blocked[each]
@@ -256,35 +266,48 @@ class HTTP2Writer:
             self._schedule.add(outgoing.stream_id, priority)
 
     def _next_write(self) -> bytes:
-        """Frames for one write, of the streams whose turn it is."""
+        """Frames for one write, of the streams whose turn it is.
+
+        They are equally urgent: the application of a more urgent stream may have more to send after the write.
+        """
         codec = self._codec
+        is_blocked = False
+        urgency: int | None = None
         while codec.unsent < WRITE_SIZE and (stream_id := self._schedule.next()) is not None:
             outgoing = self._streams[stream_id]
             window = min(codec.window(stream_id), codec.connection_window)
-            if outgoing.size and window <= 0:
-                if codec.connection_window <= 0:
-                    self._blocked_since = min(self._blocked_since, trio.current_time())
+            if window <= 0:
+                is_blocked = codec.connection_window <= 0
+                if is_blocked:
                     break
                 self._schedule.remove(stream_id)
                 self._blocked[stream_id] = trio.current_time()
                 continue
-            self._queued -= outgoing.take(codec, window)
-            if outgoing.pieces:
-                self._schedule.rotate()
-                continue
-            self._schedule.remove(stream_id)
-            del self._streams[stream_id]
-            if codec.is_response_complete(stream_id):
-                self._on_ended(stream_id)
+            if urgency not in (None, outgoing.priority.urgency):
+                break
+            urgency = outgoing.priority.urgency
+            self._schedule.rotate()
+            self._take(outgoing, window)
+        self._blocked_since = min(self._blocked_since, trio.current_time()) if is_blocked else inf
         return codec.data_to_send()
+
+    def _take(self, outgoing: Outgoing, window: int) -> None:
+        self._queued -= outgoing.take(self._codec, window)
+        if not outgoing.pieces:
+            self._schedule.remove(outgoing.stream_id)
+            self._streams.pop(outgoing.stream_id, None)
+            if self._codec.is_response_complete(outgoing.stream_id):
+                self._on_sent(outgoing.stream_id)
 
     async def _wait_for_more(self) -> None:
         self._wake = trio.Event()
         deadline = min(self._blocked_since, next(iter(self._blocked.values()), inf)) + self._timeout
         with trio.CancelScope(deadline=deadline) as scope:
             await self._wake.wait()
-        if not scope.cancelled_caught:
-            return
+        if scope.cancelled_caught:
+            self._give_up_stalled()
+
+    def _give_up_stalled(self) -> None:
         late = trio.current_time() - self._timeout
         if self._blocked_since <= late:
             self._on_stalled(0)

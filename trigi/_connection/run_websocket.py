@@ -74,7 +74,7 @@ async def run_websocket(exchange: Exchange) -> None:
             await trio.lowlevel.checkpoint_if_cancelled()
             await call.finish(failed=failure is not None)
     finally:
-        if not exchange.ended:
+        if not exchange.settled:
             exchange.abort()
         exchange.release()
 
@@ -218,7 +218,7 @@ class WebSocketCall:
         exchange = self._exchange
         if self.state is WebSocket.OPEN:
             await self._accepted.wait()
-        if exchange.ended:
+        if exchange.settled:
             return
         if self.state is WebSocket.OPEN:
             with suppress(ClientDisconnected):
