@@ -1095,6 +1095,23 @@ async def test_a_cancelled_request_raises_at_the_next_crossing(cross):
     assert talk.sent == []
 
 
+async def test_what_fails_while_a_request_is_cancelled_is_an_error_of_the_application():
+    def application(environ, start_response):
+        try:
+            while True:
+                trio.from_thread.run(trio.sleep, 0)
+        finally:
+            raise LookupError("mine")
+
+    failures = Failures()
+    config = {"request_timeout": 0.05}
+    assert (await fetch(application, observer=failures, config=config)).status == 504
+    [error] = failures.errors
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    assert str(error) == "mine"
+
+
 @pytest.mark.parametrize("waits_for", ["body", "room"])
 async def test_a_thread_that_waits_is_cancelled(waits_for):
     raised = []

@@ -168,6 +168,25 @@ async def test_a_client_that_leaves_flask_in_the_middle(serve_wsgi, app):
     await server.until(lambda: trio.testing.active_thread_count() == 0)
 
 
+async def test_a_client_that_leaves_in_the_middle_of_its_upload(serve_wsgi):
+    errors = []
+
+    def application(environ, start_response):
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            errors.append(error)
+            raise
+
+    server = await serve_wsgi(application)
+    raw = await server.connect("POST / HTTP/1.1", b"half", content_length="8")
+    await server.until(lambda: trio.testing.active_thread_count() == 1)
+    await raw.leave()
+    await server.until(lambda: errors)
+    assert "left before the end of the request's body" in str(errors[0])
+    await server.until(lambda: trio.testing.active_thread_count() == 0)
+
+
 # Django
 
 

@@ -89,14 +89,16 @@ class WSGICall:
             nursery.start_soon(self._wait_for_thread, limiter)
             try:
                 await self._outbox.deliver(send)
-            finally:
+            except BaseException:
                 self._crossing.close()
-                if not self._ended.is_set():
-                    seconds = cleanup_timeout * STUCK_SHARE
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-                        await self._ended.wait()
+                nursery.cancel_scope.cancel()
+                seconds = cleanup_timeout * STUCK_SHARE
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                    await self._ended.wait()
                 if not self._ended.is_set():
                     self._report_stuck(seconds)
+                raise
+        self._crossing.close()
         failure, error = self._outbox.failure, self._error
         self._error = None  # whose traceback leads back here
         try:
@@ -114,18 +116,25 @@ class WSGICall:
         finally:
             self._ended.set()
             self._outbox.end()
+        if (
+            self._error is not None and self._crossing.closed
+        ):  # or the cancellation would be all that is known
+            raise self._error
 
     def _report_stuck(self, seconds: float) -> None:
         """Name the thread, and where in the application it is."""
         frame = sys._current_frames().get(self._crossing.thread or 0)  # noqa: SLF001 - as its documentation says
         stack = "" if frame is None else "".join(traceback.format_stack(frame))
+        method = ascii(self._scope["method"])[1:-1]
+        target = ascii(self.environ["REQUEST_URI"])[1:-1]
         logger.warning(
             "WSGI application still running %.1f s after it was cancelled, on %s %s, in thread %s:\n%s",
             seconds,
-            ascii(self.environ["REQUEST_METHOD"])[1:-1],
-            ascii(self.environ["REQUEST_URI"])[1:-1],
+            method,
+            target,
             self._crossing.thread,
             stack,
+            extra={"trigi": {"method": method, "target": target, "thread": self._crossing.thread}},
         )
 
     # In the thread

@@ -39,12 +39,13 @@ class Crossing:
 
     Attributes:
         thread: the identifier of the thread that the application was called in.
+        closed: the request is over, or cancelled.
     """
 
     def __init__(self) -> None:
         self.thread: int | None = None
+        self.closed = False
         self._token = trio.lowlevel.current_trio_token()
-        self._over = False
         self._scopes: set[trio.CancelScope] = set()
 
     def run(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -66,19 +67,19 @@ class Crossing:
         """Raise if the request was cancelled, as `run` does."""
         if threading.get_ident() == self.thread:
             trio.from_thread.check_cancelled()
-        elif self._over:
+        elif self.closed:
             raise ClientDisconnected("the request is over")
 
     def close(self) -> None:
         """In trio: the request is over, or cancelled. Other threads than the application's own are turned away."""
-        self._over = True
+        self.closed = True
         for scope in self._scopes:
             scope.cancel()
 
     async def _run_for_another_thread(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         # trio runs this in a task of its own, which the request's cancellation does not reach.
         with trio.CancelScope() as scope:
-            if not self._over:
+            if not self.closed:
                 self._scopes.add(scope)
                 try:
                     return await function(*args)
