@@ -968,6 +968,30 @@ async def test_when_the_client_has_left_the_next_step_raises_and_close_is_called
     assert steps == [0, "finally"]
 
 
+async def test_on_a_server_whose_send_does_not_raise():
+    """As it need not before HTTP 2.4: there `receive()` alone tells."""
+    talk = Conversation()
+    steps = []
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        talk.unread.append(DISCONNECT)
+        for number in range(1000):
+            steps.append(number)
+            yield b"x"
+
+    async def receive():
+        if not talk.unread:
+            await trio.sleep_forever()
+        return talk.unread.pop(0)
+
+    scope = http_scope(asgi={"version": "3.0", "spec_version": "2.3"})
+    with pytest.raises(ClientDisconnected):
+        await WSGIAdapter(application)(scope, receive, talk.send)
+    assert steps == [0]
+
+
 @pytest.mark.parametrize("step", [b"", b"x"])
 async def test_one_that_has_nothing_to_send_learns_of_it_too(slow, step):
     left, steps = threading.Event(), []

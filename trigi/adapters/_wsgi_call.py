@@ -58,6 +58,7 @@ class WSGICall:
         self.environ = make_environ(scope)
         self._input = Input(receive, self._crossing, expects_continue="HTTP_EXPECT" in self.environ)
         self._errors = ErrorStream()
+        self._must_look = _sends_into_the_void(scope)
         self.environ |= {
             "wsgi.input": self._input,
             "wsgi.errors": self._errors,
@@ -222,8 +223,9 @@ class WSGICall:
 
     def _send_block(self, block: bytes) -> bool:
         """Send a block, and with the first that is not empty the start; whether the response is complete."""
-        if not block:
+        if not block or self._must_look:
             self._input.check_client()
+        if not block:
             self._outbox.check()
             return self._complete
         start = self._take_start()
@@ -288,6 +290,12 @@ class WSGICall:
         self._outbox.put(*self._take_start(), message, last=True)
         self._outbox.flush()
         return True
+
+
+def _sends_into_the_void(scope: Scope) -> bool:
+    """Whether `send()` does not raise once the client has left: ASGI has that since HTTP 2.4."""
+    major, _, minor = scope["asgi"].get("spec_version", "2.0").partition(".")
+    return major == "2" and minor.isdecimal() and int(minor) < 4
 
 
 def _span(file: Any) -> tuple[int, int] | None:
