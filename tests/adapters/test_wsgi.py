@@ -524,6 +524,25 @@ async def test_another_thread_that_reads_ends_with_the_request():
     assert [str(error) for error in errors] == ["the request is over"] * 2
 
 
+async def test_an_input_that_was_kept_gives_nothing_of_another_request():
+    """Which may have the same thread."""
+    kept, errors = [], []
+
+    def application(environ, start_response):
+        kept.append(environ["wsgi.input"])
+        try:
+            if len(kept) == 2:
+                kept[0].read()
+        except OSError as error:
+            errors.append(error)
+        start_response("204 No Content", [])
+        return []
+
+    for body in (b"first", b"second"):
+        await Conversation(*body_messages(body)).run(application)
+    assert [str(error) for error in errors] == ["the request is over"]
+
+
 # The response
 
 

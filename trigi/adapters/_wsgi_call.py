@@ -156,6 +156,7 @@ class WSGICall:
             self._error = error
         finally:
             self._errors.flush()
+            self._crossing.thread = None  # it will be another request's
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /

@@ -38,7 +38,7 @@ class Crossing:
     """How the threads of one WSGI call reach its trio task.
 
     Attributes:
-        thread: the identifier of the thread that the application was called in.
+        thread: the identifier of the thread that the application is running in.
         closed: the request is over, or cancelled.
     """
 
@@ -223,9 +223,9 @@ def _messages(items: list[bytes | Message], *, last: bool) -> Iterator[tuple[Mes
             yield batch, 0
             # A file is always the last of its response. What follows the start may be nothing.
             if last and not batches and batch["type"] == "http.response.start":
-                yield END, 0
+                yield dict(END), 0
     if last and not items:
-        yield END, 0
+        yield dict(END), 0
 
 
 def _joined(items: list[bytes | Message]) -> Iterator[bytes | Message]:
