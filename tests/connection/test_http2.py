@@ -862,7 +862,8 @@ async def test_2000_requests_leave_nothing_behind(serve):
     (connection,) = client.context.connections
     codec, writer = connection._codec, connection._writer
     assert connection._exchanges == connection._closing == {}
-    assert codec._streams == writer._streams == writer._blocked == {}
+    assert codec._streams == writer._streams == {}
+    assert writer._blocked == set()
     assert connection._abandoned == set()
     assert codec._engine._h2.streams == {}
     assert len(codec._reset) == len(writer._schedule) == writer._queued == 0
@@ -883,7 +884,8 @@ async def test_1000_disturbed_requests_leave_nothing_behind(serve):
     (connection,) = client.context.connections
     codec, writer = connection._codec, connection._writer
     assert connection._exchanges == connection._closing == {}
-    assert codec._streams == writer._streams == writer._blocked == {}
+    assert codec._streams == writer._streams == {}
+    assert writer._blocked == set()
     assert connection._abandoned == set()
     assert codec._engine._h2.streams == {}
     assert len(writer._schedule) == writer._queued == 0

@@ -15,6 +15,7 @@ from tests.connection.test_http2 import WINDOW, begin, connect, connect_exhauste
 from trigi.exceptions import ClientDisconnected
 from trigi.testing.http2 import (
     PREFACE,
+    ConnectionClosed,
     ErrorCode,
     Flag,
     FrameType,
@@ -343,15 +344,61 @@ async def test_each_stream_without_window_has_its_own_time(serve):
 
 
 async def test_window_in_time(serve):
+    """As over HTTP/1.1, the client has write_timeout for each 64 KiB."""
+    size = 10 * 65_536
+
     async def app(scope, receive, send):
-        await respond(send, b"x" * 100)
+        await respond(send, b"x" * size)
 
     client = await connect(serve, app, windows=0, write_timeout=7)
+    await client.window_update(0, size)
     stream_id = await client.request()
     for _ in range(10):
         await trio.sleep(6)
-        await client.window_update(stream_id, 10)
-    assert (await client.response(stream_id)).body == b"x" * 100
+        await client.window_update(stream_id, 65_536)
+    assert len((await client.response(stream_id)).body) == size
+
+
+@pytest.mark.parametrize("of_connection", [False, True])
+async def test_a_window_that_is_opened_byte_by_byte(serve, of_connection):
+    """It does not win time without end."""
+
+    async def app(scope, receive, send):
+        await respond(send, b"x" * 100_000)
+
+    windows = {} if of_connection else {"windows": 0}
+    client = await connect(serve, app, write_timeout=7, disconnect_grace=0, **windows)
+    client.auto_window = False
+    stream_id = await client.request()
+    if of_connection:
+        await client.window_update(stream_id, 100_000)
+    began = trio.current_time()
+    with suppress(trio.BrokenResourceError, ConnectionClosed):
+        for _ in range(20):
+            await trio.sleep(1)
+            await client.window_update(0 if of_connection else stream_id, 1)
+            if client.observer.ended:
+                break
+    (ended,) = client.observer.ended
+    assert not ended.complete
+    assert began + 7 <= ended.at <= began + 8
+
+
+async def test_streams_together_may_be_as_slow_as_one(serve):
+    """A narrow line with many downloads on it is no stalled client."""
+
+    async def app(scope, receive, send):
+        await respond(send, b"x" * 20_000)
+
+    client = await connect(serve, app, windows=0, write_timeout=7)
+    await client.window_update(0, 2**20)
+    streams = [await client.request() for _ in range(20)]
+    for _ in range(4):
+        await trio.sleep(6)
+        for stream_id in streams:
+            await client.window_update(stream_id, 5_000)
+    for stream_id in streams:
+        assert len((await client.response(stream_id)).body) == 20_000
 
 
 async def test_a_stream_without_window_beside_a_download_that_never_pauses(serve):

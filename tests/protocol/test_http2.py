@@ -152,7 +152,7 @@ def test_frames_that_are_sent_win_control_frames():
         assert not of_type(pair.to_server(), BadConnection)
 
 
-def test_streams_that_are_held_count_as_open():
+def test_abandoned_streams_count_as_open():
     pair = Pair(h2_max_concurrent_streams=2)
 
     def opens(stream_id):
@@ -160,10 +160,10 @@ def test_streams_that_are_held_count_as_open():
         return len(of_type(pair.raw(frame), Request)) == 1
 
     assert opens(1)
-    pair.codec.held = 1
+    pair.codec.abandoned = 1
     assert not opens(3)
     assert pair.codec.data_to_send() == encode_frame(FrameType.RST_STREAM, 0, 3, b"\0\0\0\7")
-    pair.codec.held = 0
+    pair.codec.abandoned = 0
     assert opens(5)
     assert not opens(7)
 

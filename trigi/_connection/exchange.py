@@ -63,8 +63,8 @@ class Exchange(ABC):
         duration: seconds from then to the end of the response.
         body_expected: the reader will deliver more of the request's body.
         disconnected: the client has gone, or is treated as gone.
-        complete: the response has been handed to the transport, whole.
-        answered: the response has been handed over, whole; on HTTP/2 it may still wait for its turn.
+        answered: the application has sent all of its response; on HTTP/2 some of it may still wait for a window.
+        complete: all of it has been handed to the transport.
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         is_websocket: the request asks for a WebSocket.
@@ -150,7 +150,8 @@ class Exchange(ABC):
         grace = self.extension.get("disconnect_grace")
         if not isinstance(grace, int | float) or not grace >= 0:  # the application has put that there
             grace = self.context.config.disconnect_grace
-        self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
+        if not self.answered:
+            self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
         self._end()
 
     # Called by the application's side
@@ -255,7 +256,7 @@ class Exchange(ABC):
             self.disconnect()
 
     def finish(self) -> None:
-        """The response is complete, or the WebSocket closed: its last byte has been handed to the transport."""
+        """The last byte of the response, or of the WebSocket, has been handed to the transport."""
         if not self.ended:
             self.complete = self.answered = True
             self._end()

@@ -34,6 +34,10 @@ from .transport import DISCARD_SECONDS, READ_SIZE, Transport
 __all__ = ["HTTP2Connection"]
 
 
+EVENTS_AT_ONCE = 128
+"""How many events of one read are handled before others have their turn: a client may send very small frames."""
+
+
 class HTTP2Connection:
     """The streams of one connection.
 
@@ -57,6 +61,7 @@ class HTTP2Connection:
             on_sent=self._response_sent,
             on_ended=self._stream_ended,
             on_stalled=self._stalled,
+            on_broken=self._broken,
         )
         self._exchanges: dict[int, HTTP2Exchange] = {}
         self._abandoned: set[HTTP2Exchange] = set()  # without a stream, while their applications work on
@@ -116,9 +121,11 @@ class HTTP2Connection:
     # The reader
 
     async def _read(self) -> None:
-        self._take(self._received)
-        while not self._stopping:
+        await self._take(self._received)
+        while True:
             await self._writer.wait_written()
+            if self._stopping:
+                return
             with trio.CancelScope(deadline=self._deadline()) as self._reading:
                 await self._receive()
             if self._reading.cancelled_caught and trio.current_time() >= self._deadline():
@@ -139,7 +146,7 @@ class HTTP2Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if data:
-            self._take(data)
+            await self._take(data)
         elif self.context.config.half_close and self._exchanges:
             self._client_finished = True
             for exchange in list(self._exchanges.values()):
@@ -150,14 +157,18 @@ class HTTP2Connection:
             self.transport.give_up()
             self.stop()
 
-    def _take(self, data: bytes | bytearray) -> None:
-        """Handle everything that was read, without waiting in between."""
+    async def _take(self, data: bytes | bytearray) -> None:
+        """Handle everything that was read."""
         now = trio.current_time()
         if not self._codec.established:
             self._idle_since = now
         self._codec.receive_data(data, now)
+        handled = 0
         while not isinstance(event := self._codec.next_event(), Pause):
             self._handle(event)
+            handled += 1
+            if handled % EVENTS_AT_ONCE == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()
         open_head = self._codec.open_head
         if open_head != self._open_head:
             self._open_head = open_head
@@ -216,7 +227,7 @@ class HTTP2Connection:
         finally:
             self.context.running.discard(exchange)
             self._abandoned.discard(exchange)
-            self._codec.held = len(self._abandoned)
+            self._codec.abandoned = len(self._abandoned)
 
     def _reset(self, event: Reset) -> None:
         if event.error is not None:
@@ -229,6 +240,8 @@ class HTTP2Connection:
         exchange = self._exchanges.get(event.stream_id)
         if exchange is not None:
             exchange.refuse_request(event.error)
+            if not self._codec.is_open(event.stream_id):
+                self._stream_ended(event.stream_id)
         elif self._codec.is_open(event.stream_id):
             self.context.observer.request_refused(self.transport.info, event.error)
             self._codec.answer(event.stream_id, event.error.status_hint, self.context.default_headers())
@@ -262,7 +275,7 @@ class HTTP2Connection:
         del self._exchanges[stream_id]
         if not exchange.complete and exchange in self.context.running:
             self._abandoned.add(exchange)
-            self._codec.held = len(self._abandoned)
+            self._codec.abandoned = len(self._abandoned)
         if stream_id in self._closing:
             self._closing.pop(stream_id).set()
         if not self._exchanges:
@@ -279,9 +292,11 @@ class HTTP2Connection:
             self._writer.reset(exchange.outgoing, ErrorCode.NO_ERROR)
 
     def _stalled(self, stream_id: int) -> None:
-        """A client takes nothing, for `write_timeout`."""
-        if not stream_id:
-            self.transport.give_up()
-            self.stop()
-        elif stream_id in self._exchanges:
+        """A client takes nothing on a stream, for `write_timeout`."""
+        if stream_id in self._exchanges:
             self._exchanges[stream_id].abort()
+
+    def _broken(self) -> None:
+        """A client takes nothing at all, or has gone."""
+        self.transport.give_up()
+        self.stop()

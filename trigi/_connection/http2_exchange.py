@@ -49,7 +49,7 @@ class HTTP2Exchange(Exchange):
         self._trailers_follow = False
         self._unread = bytearray()  # behind the message in the inbox
         self._unread_end = False
-        self._held = 0  # bytes that the application was not given, and the client can't send again
+        self._unacknowledged = 0  # bytes that the application was not given, and the client can't send again
         self._discarded = 0
 
     # Called by the reader
@@ -61,7 +61,7 @@ class HTTP2Exchange(Exchange):
         elif self.settled:
             self._discard(len(data))
         else:
-            self._held += len(data)
+            self._unacknowledged += len(data)
             self._unread += data
             self._unread_end = not more
             self._pass_on()
@@ -105,7 +105,7 @@ class HTTP2Exchange(Exchange):
     def acknowledge(self, message: Message) -> None:
         """The application has a piece of the body: the client may send as much more."""
         size = len(message["body"])
-        self._held -= size
+        self._unacknowledged -= size
         if size:
             self._writer.return_window(self.stream_id, size)
         self._pass_on()
@@ -150,9 +150,9 @@ class HTTP2Exchange(Exchange):
 
     def refuse_request(self, error: BadRequest) -> None:
         """Answer, if nothing was sent, and treat the client as gone."""
-        self.context.observer.request_refused(self.connection, error)
         if self.settled:
             return
+        self.context.observer.request_refused(self.connection, error)
         if self.head_sent:
             self.abort()
             return
@@ -179,10 +179,10 @@ class HTTP2Exchange(Exchange):
     def _settle(self) -> None:
         """All of the response was handed over: what of the request is unread is not wanted any more."""
         self.answered = True
-        held, self._held = self._held, 0
+        size, self._unacknowledged = self._unacknowledged, 0
         self._unread.clear()
-        if held and self.tunnel is None and self._codec.is_open(self.stream_id):
-            self._discard(held)
+        if size and self.tunnel is None and self._codec.is_open(self.stream_id):
+            self._discard(size)
 
     def abort(self) -> None:
         """Reset the stream: the others go on."""

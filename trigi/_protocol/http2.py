@@ -100,12 +100,13 @@ class HTTP2Codec:
 
     Attributes:
         streams_ever: how many requests there were.
-        held: streams that are closed, but count as open: a client could otherwise have any number of applications run.
+        abandoned: streams that are closed and count as open, for their applications still run: a client could otherwise
+            have any number of them.
     """
 
     def __init__(self, config: Config) -> None:
         self.streams_ever = 0
-        self.held = 0
+        self.abandoned = 0
         self._config = config
         self._reader = FrameReader(HEAD_SIZE_MARGIN * config.head_size_limit)
         self._output = bytearray()
@@ -116,6 +117,7 @@ class HTTP2Codec:
         self._broken = False
         self._last_accepted = HIGHEST_STREAM
         self._unreturned = 0  # of the connection's window
+        self._unseen = 0  # the same, of bytes that h2 does not know of
         self._rates_began = -inf
         self._resets = self._control_frames = 0
         self._window = int(config.h2_stream_window)
@@ -198,7 +200,8 @@ class HTTP2Codec:
                     return event
         except Violation as error:
             self._broken = self._goodbye_said = True
-            self._output += _goaway(self._highest, error.code)
+            self._streams.clear()  # h2 would not have them any more
+            self._output += _goaway(min(self._highest, self._last_accepted), error.code)
             return BadConnection(error.reason, error_code=error.code.name, limit=error.limit)
         return NEED_DATA
 
@@ -210,10 +213,10 @@ class HTTP2Codec:
                 return self._receive_fields(frame)
             case FrameType.RST_STREAM:
                 return self._receive_reset(frame)
-            case FrameType.GOAWAY:
-                return Goodbye()  # h2 would end all streams with it
         self._count_control_frame()
         match frame.type:
+            case FrameType.GOAWAY:
+                return Goodbye()  # h2 would end all streams with it
             case FrameType.WINDOW_UPDATE:
                 return self._receive_window_update(frame)
             case FrameType.SETTINGS:
@@ -239,6 +242,7 @@ class HTTP2Codec:
         stream = self._live_stream(stream_id)
         fields = self._engine.read_fields(frame.payload)
         if stream is None:
+            self._count_control_frame()
             return None
         if stream.request_complete:
             return self._break_stream(stream_id, "a field section after the end", ErrorCode.STREAM_CLOSED)
@@ -257,7 +261,7 @@ class HTTP2Codec:
         stream_id = frame.stream_id
         self._highest = stream_id
         has_body = not frame.flags & END_STREAM
-        is_full = len(self._streams) + self.held >= self._config.h2_max_concurrent_streams
+        is_full = len(self._streams) + self.abandoned >= self._config.h2_max_concurrent_streams
         if is_full or stream_id > self._last_accepted:
             self._engine.read_fields(frame.payload)
             self._count_control_frame()
@@ -287,19 +291,19 @@ class HTTP2Codec:
             self._count_control_frame()
         stream = self._live_stream(stream_id)
         if stream is None or stream.request_complete:
-            # h2 knows nothing of these bytes, and nothing of their return.
-            if frame.size:
-                self._output += _window_update(0, frame.size)
+            self._return_unseen(frame.size)
             if stream is None:
+                self._count_control_frame()
                 return None
             return self._break_stream(stream_id, "data after the end", ErrorCode.STREAM_CLOSED)
         padding = frame.size - len(data)
-        if padding:  # it is under flow control, too (RFC 9113, 6.9.1)
+        if padding:  # h2 must count it: it is under flow control, too (RFC 9113, 6.9.1)
             data = bytes([padding - 1]) + data + bytes(padding - 1)
         self._engine.receive_body(stream_id, frame.flags & (END_STREAM | PADDED), data)
         data = frame.payload
         self._return_connection_window(frame.size)
-        self.return_window(stream_id, padding)
+        if not ends:
+            self.return_window(stream_id, padding)
         stream.received += len(data)
         if stream.remaining is not None:
             stream.remaining -= len(data)
@@ -308,12 +312,14 @@ class HTTP2Codec:
                 return self._break_stream(stream_id, f"{how} body than the content-length said")
         if ends:
             self._request_ended(stream_id, stream)
-        if stream.received > self._config.body_size_limit and not stream.is_tunnel:
-            if stream.is_refused:
-                return None
-            stream.is_refused = True
-            error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
-            return Refused(stream_id, error)
+        if stream.received > self._config.body_size_limit and not (
+            stream.is_tunnel or stream.response_complete
+        ):
+            if not stream.is_refused:
+                stream.is_refused = True
+                error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
+                return Refused(stream_id, error)
+            data = b""
         return Data(data, more=not ends, stream_id=stream_id) if data or ends else None
 
     def _receive_reset(self, frame: Frame) -> HTTP2Event | None:
@@ -472,10 +478,17 @@ class HTTP2Codec:
 
     def _return_connection_window(self, size: int) -> None:
         self._unreturned += size
-        if self._unreturned * 2 >= CONNECTION_WINDOW:
+        if self._unreturned * 4 >= CONNECTION_WINDOW:
             self._engine.open_window(self._unreturned)
             self._unreturned = 0
             self._take_output()
+
+    def _return_unseen(self, size: int) -> None:
+        """The same for bytes on streams that h2 has forgotten: it has not counted them, nor will their return."""
+        self._unseen += size
+        if self._unseen * 4 >= CONNECTION_WINDOW:
+            self._output += _window_update(0, self._unseen)
+            self._unseen = 0
 
     def _response_ended(self, stream_id: int) -> None:
         stream = self._streams[stream_id]

@@ -33,7 +33,7 @@ _COMMA: Final = re.compile(r"[ \t]*+,[ \t]*+(?!\Z)")
 
 
 class Priority(NamedTuple):
-    """RFC 9218, 4. The defaults are for a request that says nothing.
+    """RFC 9218, 4. The defaults are trigi's, for a request that says nothing: a field that does not say has others.
 
     Attributes:
         urgency: 0, the most urgent, to 7.
