@@ -190,6 +190,20 @@ def asgi2(example):
     assert response.text == "POST /path with 5 bytes\n"
 
 
+def wsgi_flask(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/hello/Ada").text == "Hello, Ada\n"
+        assert client.post("/upload", content=b"x" * 1_000_000).text == "1000000 bytes\n"
+        assert client.get("/count/3").text == "0\n1\n2\n"
+
+
+def django_wsgi(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/hello/Ada").text == "Hello, Ada\n"
+        assert client.get("/source").content == example.path.read_bytes()
+        assert client.get("/nothing").status_code == 404
+
+
 def starlette_app(example):
     with example.serving():
         with httpx.Client(base_url=example.url) as client:
@@ -253,6 +267,7 @@ CHECKS = {
     "background.py": background,
     "background_nursery.py": background_nursery,
     "disconnect.py": disconnect,
+    "django_wsgi.py": django_wsgi,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,
     "hello.py": hello,
@@ -268,6 +283,7 @@ CHECKS = {
     "unix_socket.py": unix_socket,
     "upload.py": upload,
     "websocket_echo.py": websocket_echo,
+    "wsgi_flask.py": wsgi_flask,
 }
 
 

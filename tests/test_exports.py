@@ -17,8 +17,9 @@ import trigi
 
 PUBLIC = {
     "trigi": ["Config", "__version__", "run", "serve"],
-    "trigi.adapters": ["ASGI2Adapter"],
+    "trigi.adapters": ["ASGI2Adapter", "WSGIAdapter"],
     "trigi.adapters.asgi2": ["ASGI2Adapter"],
+    "trigi.adapters.wsgi": ["WSGIAdapter"],
     "trigi.cli": ["main"],
     "trigi.config": ["Config", "Setting"],
     "trigi.exceptions": [
@@ -95,6 +96,7 @@ PUBLIC = {
         "Scope",
         "Send",
         "TLSExtension",
+        "WSGIApplication",
         "WebSocketScope",
     ],
 }

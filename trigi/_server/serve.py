@@ -52,7 +52,7 @@ async def serve(
     `trigi.error`.
 
     Args:
-        app: an ASGI 3 application, or an ASGI 2 one as `config.interface` says.
+        app: an ASGI 3 application, or an ASGI 2 or WSGI one as `config.interface` says.
         config: the settings; all defaults when `None`.
         listeners: listeners to serve instead of `config.bind`, taken as they are; they are closed at the end. For TLS
             on them give `trio.SSLListener`.
@@ -88,7 +88,7 @@ class Server:
     """
 
     def __init__(self, app: Application, config: Config, give_up: Callable[[], None] = lambda: None) -> None:
-        application = to_asgi3(app, config.interface)
+        application = to_asgi3(app, config.interface, config)
         self._application = lint(application) if config.lint else application
         self._config = config
         self._observer = LogObserver(config)
