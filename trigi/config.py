@@ -23,7 +23,7 @@ __all__ = ["Config", "Setting"]
 
 T = TypeVar("T")
 
-Interface = Literal["auto", "asgi3", "asgi2"]
+Interface = Literal["auto", "asgi3", "asgi2", "asyncio"]
 Lifespan = Literal["auto", "on", "off"]
 VerifyMode = Literal["none", "optional", "required"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
@@ -194,7 +194,8 @@ class Config:
         "auto",
         "choice",
         "Application",
-        "How the application is called: as ASGI 3, as ASGI 2, or as its signature says.",
+        "How the application is called: as ASGI 3, as ASGI 2, in an asyncio loop, or as its signature says, which "
+        "is never asyncio.",
         choices=get_args(Interface),
     )
     factory: bool = setting(

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from trigi.adapters import ASGI2Adapter
+from trigi.config import Interface
 from trigi.exceptions import ApplicationLoadError
 from trigi.typing import Application, ASGI2Application, ASGI3Application
 
@@ -58,16 +59,23 @@ def load_application(target: str, *, app_dir: str, factory: bool) -> Application
     return cast("Application", found)
 
 
-def to_asgi3(application: Application, interface: Literal["auto", "asgi3", "asgi2"]) -> ASGI3Application:
+def to_asgi3(application: Application, interface: Interface) -> ASGI3Application:
     """The application itself if it is an ASGI 3 one, else an adapter around it.
 
     Args:
         application: an ASGI 3 or ASGI 2 application.
-        interface: which of the two it is; `"auto"` finds out, see `is_double_callable`.
+        interface: which of the two it is; `"auto"` finds out, see `is_double_callable`. With `"asyncio"` that is found
+            out as well, and it is called in an asyncio loop.
 
     Raises:
         ApplicationLoadError: it can't be called as one, because it is not callable or takes other arguments.
     """
+    if interface == "asyncio":
+        # Imported here, since asyncio takes 40 ms and some megabytes, which most servers have no use for.
+        from trigi.adapters.asyncio import AsyncioAdapter  # noqa: PLC0415
+
+        adapted = to_asgi3(application, "auto")
+        return adapted if isinstance(adapted, AsyncioAdapter) else AsyncioAdapter(adapted)
     name = getattr(application, "__qualname__", type(application).__qualname__)
     _check_callable(application, f"the application ({name})")
     is_asgi2 = is_double_callable(application) if interface == "auto" else interface == "asgi2"
