@@ -179,9 +179,7 @@ async def test_a_large_response_is_not_cut_off_by_another_end(serve, settings):
     async def app(scope, receive, send):
         await respond(send, b"x" * 1_000_000)
 
-    client = await connect(
-        serve, app, pair=socket_like_pair, **({} if "keep_alive_timeout" in settings else settings)
-    )
+    client = await connect(serve, app, pair=socket_like_pair, **({} if "keep_alive_timeout" in settings else settings))
     if "keep_alive_timeout" in settings:
         pytest.skip("a connection can't be used without any time for it")
     response = await client.fetch()

@@ -23,13 +23,7 @@ from trigi.testing.http2 import (
 )
 
 DISCONNECT = {"type": "http.disconnect"}
-FIELDS = [
-    (b":method", b"GET"),
-    (b":scheme", b"http"),
-    (b":authority", b"a"),
-    (b":path", b"/"),
-    (b"x-a", b"x" * 50),
-]
+FIELDS = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a"), (b":path", b"/"), (b"x-a", b"x" * 50)]
 
 
 async def sleeps(scope, receive, send):
@@ -145,9 +139,7 @@ async def test_each_head_has_its_own_time(serve):
     """Each read ends in the middle of one, but it is always another."""
     client = await connect(serve, hello, header_timeout=7)
     frames = b"".join(
-        encode_frame(
-            FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, number * 2 + 1, client.encode(FIELDS)
-        )
+        encode_frame(FrameType.HEADERS, Flag.END_HEADERS | Flag.END_STREAM, number * 2 + 1, client.encode(FIELDS))
         for number in range(30)
     )
     sent = 10

@@ -1,4 +1,4 @@
-"""One call of an asyncio application: a trio task that speaks with the server, an asyncio task that runs the application.
+"""One call of an asyncio application: a trio task speaks with the server, an asyncio task runs the application.
 
     server   trio task                                        asyncio task             application
        <───── send() ◄─── outbox: at most QUEUE_SIZE ahead ◄────── send() ◄─────────────────┤
@@ -21,7 +21,7 @@ import logging
 import sys
 from collections import deque
 from math import inf
-from typing import Any, cast
+from typing import cast
 
 import trio
 

@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ import trio
 __all__ = ["Caller", "LoopThread"]
 
 logger = logging.getLogger("trigi.error")
+
+_HERE = str(Path(__file__).parent)
 
 
 class Caller(Protocol):
@@ -127,6 +130,8 @@ class LoopThread:
         frames = []
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented, of the library
         while frame is not None:
+            if frame.f_code.co_filename.startswith(_HERE):
+                break  # what is below is the same for all
             frames.append(frame)
             frame = frame.f_back
         return frames[::-1]

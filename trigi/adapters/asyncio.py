@@ -23,8 +23,8 @@ Loop = Literal["auto", "asyncio", "uvloop"]
 class AsyncioAdapter:
     """An application that needs asyncio, as an ASGI 3 application for any ASGI server that runs on trio.
 
-    All calls run in one asyncio loop, which has a thread of its own: lifespan, requests, WebSockets. An application that
-    blocks this loop holds up its own requests, and not the server.
+    All calls run in one asyncio loop, which has a thread of its own: lifespan, requests, WebSockets. An application
+    that blocks this loop holds up its own requests, and not the server.
 
         async def serve_django():
             await trigi.serve(AsyncioAdapter(get_asgi_application()))
