@@ -82,6 +82,7 @@ class Call:
         self._sender = _Seat()
         self._reader = _Seat()
         self._dropping = False
+        self._all_read = False  # there is nothing more to receive
         # asyncio's own
         self._task: asyncio.Task[None] | None = None
         self._running = False
@@ -131,7 +132,7 @@ class Call:
         data = message.get("body") or message.get("bytes") or message.get("text") or b""
         size = MESSAGE_SIZE + sys.getsizeof(data)
         if is_disconnect(message):
-            self._disconnected = True
+            self._disconnected = self._all_read = True
         self._read += size
         self._inbox.append((message, size))
         if self._receivers:
@@ -144,7 +145,7 @@ class Call:
 
     async def _receive_messages(self, receive: Receive) -> None:
         """Receive ahead of the application, until there is nothing more to come."""
-        while not self._disconnected:
+        while not self._all_read:
             while not self._may_receive():
                 self._parked = True
                 if not self._may_receive():  # the application may have taken something just now
@@ -154,7 +155,7 @@ class Call:
             try:
                 self._put(await receive())
             except Exception as error:  # noqa: BLE001 - raised again by the application's receive()
-                self._disconnected = True
+                self._all_read = True
                 self._inbox.append((error, 0))
                 self._thread.post(self._wake_receivers)
 
@@ -341,7 +342,7 @@ class Call:
         self._queued += size
         self._outbox.append((message, size, context))
         target = self._queued - ahead
-        if target > self._handled:
+        if not ahead or target > self._handled:
             await self._wait_handled(target)
             self._check()
         elif (
