@@ -203,6 +203,23 @@ def fastapi_app(example):
     assert "session opened\nsession closed\n" in re.sub(r".*HTTP/1.1.*\n", "", example.output)
 
 
+def django_asgi(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/").text == "Hello from Django\n"
+        assert client.post("/notes", data={"text": "tea"}).json() == {"id": 1}
+        assert client.get("/notes").json() == {"notes": ["tea"]}
+        assert client.get("/countdown").text == "3\n2\n1\nlift-off\n"
+
+
+def channels_chat(example):
+    with example.serving():
+        url = example.url.replace("http", "ws")
+        with connect(f"{url}/rooms/tea") as one, connect(f"{url}/rooms/tea") as two:
+            one.send("hello")
+            assert one.recv() == two.recv() == "hello"
+        example.wait_for("left with 1000")
+
+
 def many_streams(example):
     with example.serving():
         with httpx.Client(base_url=example.url, http1=False, http2=True) as client:
@@ -233,7 +250,9 @@ def with_pytest(example):
 CHECKS = {
     "asgi2.py": asgi2,
     "background.py": background,
+    "channels_chat.py": channels_chat,
     "disconnect.py": disconnect,
+    "django_asgi.py": django_asgi,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,
     "hello.py": hello,
