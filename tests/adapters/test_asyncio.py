@@ -994,6 +994,44 @@ def test_without_a_lifespan_the_loop_ends_with_trio(config, loop):
         assert loops[0].is_closed()
 
 
+@pytest.mark.parametrize("ends", ["returns", "raises"])
+async def test_a_lifespan_that_ends_early_does_not_end_the_loop(ends):
+    """What the startup has made belongs to the loop that the requests will run in."""
+
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            assert asyncio.get_running_loop() is scope["state"]["loop"]
+            await respond(send)
+            return
+        scope["state"]["loop"] = asyncio.get_running_loop()
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        if ends == "raises":
+            raise LookupError("while serving")
+
+    adapter = AsyncioAdapter(application)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            [url] = await nursery.start(trigi.serve, adapter, trigi.Config(bind="127.0.0.1:0"))
+            await trio.sleep(LATE)
+            stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            assert (await HTTPClient(stream).fetch("/")).status == 200
+            await stream.aclose()
+            nursery.cancel_scope.cancel()
+    await adapter.aclose()
+
+
+async def test_a_lifespan_that_is_cancelled_ends_the_loop():
+    async def application(scope, receive, send):
+        await receive()
+        await asyncio.sleep(SECONDS)
+
+    adapter = AsyncioAdapter(application)
+    with pytest.raises(trigi.exceptions.LifespanFailed, match="startup_timeout"):
+        await trigi.serve(adapter, trigi.Config(bind="127.0.0.1:0", startup_timeout=0.1))
+    assert adapter._thread is None
+
+
 async def test_a_failed_startup_is_the_servers_to_tell():
     async def application(scope, receive, send):
         await receive()
@@ -1097,6 +1135,32 @@ async def test_a_failure_that_comes_of_asyncio_under_trio_says_which_flag(kind, 
     [record] = [record for record in caplog.records if record.name == "trigi.error"]
     expected = kind != "wrapped"
     assert record.getMessage().endswith(": it needs asyncio (--interface asyncio)") is expected
+
+
+async def test_a_lifespan_that_needs_asyncio_says_so_too(caplog):
+    async def application(scope, receive, send):
+        await receive()
+        await asyncio.sleep(1)
+
+    caplog.set_level(logging.INFO, "trigi.error")
+    for lifespan in ("on", "auto"):
+        with trio.move_on_after(LATE), suppress(trigi.exceptions.LifespanFailed):
+            await trigi.serve(application, trigi.Config(bind="127.0.0.1:0", lifespan=lifespan))
+    texts = [record.getMessage() for record in caplog.records if "it needs asyncio" in record.getMessage()]
+    assert len(texts) == 2
+
+
+async def test_with_the_flag_it_is_not_told_to_use_it(caplog):
+    async def application(scope, receive, send):
+        await asyncio.get_running_loop().run_in_executor(None, asyncio.get_running_loop)
+
+    config = trigi.Config(interface="asyncio")
+    adapter = to_asgi3(application, "asyncio")
+    async with open_connection(adapter, config, observer=trigi.logs.LogObserver(config)) as stream:
+        assert (await HTTPClient(stream).fetch("/")).status == 500
+    await adapter.aclose()
+    assert "no running event loop" in caplog.text
+    assert "--interface" not in caplog.text
 
 
 async def test_other_failures_give_no_such_advice(caplog):

@@ -21,6 +21,7 @@ import aiohttp
 import asyncpg
 import httpx
 import pytest
+import quart
 import redis.asyncio as redis
 import trio
 from fastapi import FastAPI, WebSocket
@@ -168,6 +169,7 @@ async def test_beside_trio_applications(serve, site):
     async with server.client() as client:
         assert (await client.get("/trio")).text == "trio"
         assert (await client.get("/async")).json()["method"] == "GET"
+    await server.stop()
     await django.aclose()
 
 
@@ -268,6 +270,45 @@ async def test_channels_at_shutdown(serve, site, in_thread):
         await server.stop()
     assert codes == [1012]
     assert ("left", "tea", 1012) in site.EVENTS
+
+
+# Quart
+
+
+async def test_quart(serve, in_thread):
+    app = quart.Quart(__name__)
+    events = []
+
+    @app.before_serving
+    async def begin():
+        events.append("begun")
+
+    @app.after_serving
+    async def end():
+        events.append("ended")
+
+    @app.post("/echo")
+    async def echo():
+        await asyncio.sleep(0.001)
+        return await quart.request.get_data()
+
+    @app.websocket("/ws")
+    async def ws():
+        while True:
+            await quart.websocket.send(await quart.websocket.receive())
+
+    server = await serve(app, interface="asyncio")
+
+    def converse():
+        with connect(f"{server.websocket_url}/ws", proxy=None) as client:
+            client.send("text")
+            return client.recv()
+
+    assert await in_thread(converse) == "text"
+    async with server.client() as client:
+        assert (await client.post("/echo", content=b"x" * 200_000)).content == b"x" * 200_000
+    await server.stop()
+    assert events == ["begun", "ended"]
 
 
 # FastAPI, with databases

@@ -51,12 +51,12 @@ class Call:
 
     Attributes:
         told: see `Caller`.
-        has_sent: the application has sent something that the server took.
+        stopping: of a lifespan: no requests will follow, because it failed, was told to shut down, or was cancelled.
     """
 
     def __init__(self, thread: LoopThread, application: ASGI3Application, scope: Scope) -> None:
         self.told = False
-        self.has_sent = False
+        self.stopping = False
         self._thread = thread
         self._application = application
         self._scope = scope
@@ -111,6 +111,7 @@ class Call:
                     await self._serve(send)
                     nursery.cancel_scope.cancel()
         except BaseException:
+            self.stopping = True
             if not self._finished:
                 await self._cancel()
             raise
@@ -133,6 +134,7 @@ class Call:
         size = MESSAGE_SIZE + sys.getsizeof(data)
         if is_disconnect(message):
             self._disconnected = self._all_read = True
+        self.stopping = self.stopping or message["type"] == "lifespan.shutdown"
         self._read += size
         self._inbox.append((message, size))
         if self._receivers:
@@ -182,7 +184,7 @@ class Call:
                 adopt(context)
             try:
                 await send(message)
-                self.has_sent = True
+                self.stopping = self.stopping or message.get("type") == "lifespan.startup.failed"
             except Exception as error:  # noqa: BLE001 - raised again by the application's next send()
                 self._dropping = True
                 self._disconnected = self._disconnected or isinstance(error, OSError)

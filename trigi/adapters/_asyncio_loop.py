@@ -12,6 +12,7 @@ import asyncio
 import logging
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -205,6 +206,7 @@ class LoopThread:
             logger.exception("an asyncio task of the application's raised what would end a process")
         except Exception:
             logger.exception("the asyncio loop failed")
+            time.sleep(FAILURE_SECONDS)
 
     async def _end(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -222,6 +224,9 @@ class LoopThread:
         await self.loop.shutdown_asyncgens()
         await self.loop.shutdown_default_executor()
 
+
+FAILURE_SECONDS = 0.1
+"""Until a loop that has failed itself is run again: what fails again and again is not to take all of a processor."""
 
 AWAITED = (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await"))
 """What a coroutine, a generator and an asynchronous generator each call what they wait for."""

@@ -30,9 +30,9 @@ class AsyncioAdapter:
             await trigi.serve(AsyncioAdapter(get_asgi_application()))
 
     The loop begins with the first call. If the application has a lifespan, the loop is closed when the lifespan's call
-    ends: after `lifespan.shutdown`. Otherwise it is closed by `aclose`, or when `trio.run` ends. Closing cancels the
-    tasks that are left, and shuts down asynchronous generators and the default executor. A call after that begins
-    another loop.
+    ends: after `lifespan.shutdown`, a failed startup, or a cancellation. Otherwise it is closed by `aclose`, or when
+    `trio.run` ends. Closing cancels the tasks that are left, and shuts down asynchronous generators and the default
+    executor. A call after that begins another loop.
 
     Each call is one asyncio task, in a copy of the context of the trio task that the server calls in. Messages cross in
     batches: `send` returns before the server has taken the message, unless more than 128 KiB are waiting, and what the
@@ -90,12 +90,12 @@ class AsyncioAdapter:
             await call.run(receive, send)
         finally:
             self._lifespans -= 1
-            # One that has said nothing has no lifespan, and may well be served.
-            if call.has_sent and not self._lifespans:
+            # One that has ended by itself has no lifespan, or none that shuts down, and may well be served.
+            if call.stopping and not self._lifespans:
                 await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the loop, if there is one, and end what runs in it.
+        """Close the loop, if there is one. A call that still runs in it is cancelled, and so fails.
 
         Cancellation: shielded, for `close_timeout` seconds.
         """
