@@ -66,7 +66,7 @@ class Call:
         self._read = 0  # bytes ever put there
         self._reading = False  # the second trio task runs
         self._parked = False  # … and waits until it may go on
-        self._handled = 0.0  # bytes of messages that the server has taken, or refused
+        self._handled = 0  # bytes of messages that the server has taken, or refused
         self._send_error: Exception | None = None
         self._disconnected = False  # from now on each send waits for what the server says
         self._closed = False  # nothing passes any more; either side sets it
@@ -85,7 +85,7 @@ class Call:
         self._all_read = False  # there is nothing more to receive
         # asyncio's own
         self._task: asyncio.Task[None] | None = None
-        self._running = False
+        self._cancelled = False
         self._receivers: list[asyncio.Future[None]] = []
         self._senders: list[tuple[int, asyncio.Future[None]]] = []
         self._was_told = False
@@ -218,10 +218,14 @@ class Call:
                 raise_from_application(error)
 
     def _report_stuck(self, seconds: float) -> None:
-        request = f"{self._scope.get('method', self._type)} {self._scope.get('path', '')!a}"
-        if self._task is None:
+        request = (
+            f"{self._scope.get('method', self._type)} {self._scope['path']!a}"
+            if "path" in self._scope
+            else self._type
+        )
+        if not self._cancelled or self._task is None:
             logger.error(
-                "the asyncio loop is blocked: the task of %s had not begun %.1f s after it was cancelled\n%s",
+                "the asyncio loop is blocked: the task of %s was cancelled %.1f s ago, and is cut off\n%s",
                 request,
                 seconds,
                 self._thread.stack(),
@@ -259,7 +263,6 @@ class Call:
             self._task.add_done_callback(self._finish)
 
     async def _call(self) -> None:
-        self._running = True
         try:
             await self._application(self._scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 - raised again in trio; asyncio's loop is not to see it
@@ -279,7 +282,7 @@ class Call:
         self._thread.tell(self)
 
     def _cancel_task(self) -> None:
-        self._closed = True
+        self._closed = self._cancelled = True
         self._wake_receivers()
         self._wake_senders()
         if self._task is None:
