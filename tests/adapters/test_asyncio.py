@@ -22,7 +22,7 @@ import trio
 import trigi
 from trigi._server.application import to_asgi3
 from trigi.adapters import ASGI2Adapter
-from trigi.adapters._asyncio_call import MESSAGE_SIZE, QUEUE_SIZE
+from trigi.adapters._asyncio_call import MESSAGE_SIZE, QUEUE_SIZE, Call
 from trigi.adapters.asyncio import AsyncioAdapter
 from trigi.exceptions import ApplicationError, ClientDisconnected, ConfigError, InvalidMessage
 from trigi.testing import HTTPClient, IncompleteResponse, open_connection
@@ -869,6 +869,33 @@ async def test_both_errors_are_told():
 
     with pytest.raises(LookupError, match="of the application"):
         await call(application, Server(error={"http.response.body": InvalidMessage("wrong")}))
+
+
+async def test_no_call_waits_for_the_collector():
+    async def application(scope, receive, send):
+        if scope["path"] == "/raise":
+            raise LookupError
+        task = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        task.cancel()
+        await respond(send)
+
+    adapter = AsyncioAdapter(application)
+    server = Server()
+    await adapter(dict(HTTP), trio.sleep_forever, server.send)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(20):
+            with suppress(LookupError):
+                await adapter(HTTP | {"path": "/raise"}, trio.sleep_forever, server.send)
+            await adapter(dict(HTTP), trio.sleep_forever, server.send)
+        await trio.sleep(LATE)
+        calls = [each for each in gc.get_objects() if isinstance(each, Call)]
+    finally:
+        gc.enable()
+    assert calls == []
+    await adapter.aclose()
 
 
 # Context variables

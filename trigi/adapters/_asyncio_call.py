@@ -214,8 +214,11 @@ class Call:
             ours = (asyncio.CancelledError, ClientDisconnected)
             if isinstance(error, BaseExceptionGroup):
                 error = error.split(ours)[1]
-            if error is not None and not isinstance(error, ours):
-                raise_from_application(error)
+            try:
+                if error is not None and not isinstance(error, ours):
+                    raise_from_application(error)
+            finally:
+                del error  # or it would be part of a cycle
 
     def _report_stuck(self, seconds: float) -> None:
         request = (
@@ -243,14 +246,14 @@ class Call:
         """What the application raised, else what the server did at a `send` after which there was none."""
         error, self._error = self._error, None
         send_error, self._send_error = self._send_error, None
-        if error is not None:
-            raise_from_application(error)
-        # That the client has gone is nothing that an application has to know which has finished.
-        if send_error is not None and not isinstance(send_error, OSError):
-            try:
+        try:
+            if error is not None:
+                raise_from_application(error)
+            # That the client has gone is nothing that an application has to know which has finished.
+            if send_error is not None and not isinstance(send_error, OSError):
                 raise send_error
-            finally:
-                del send_error  # or it would be part of a cycle
+        finally:
+            del error, send_error  # or they would be part of a cycle
 
     # In asyncio
 
