@@ -271,7 +271,8 @@ def _comes_of_asyncio(error: BaseException | None) -> bool:
     while error is not None and id(error) not in seen:
         if isinstance(error, BaseExceptionGroup):
             return any(_comes_of_asyncio(each) for each in error.exceptions)
-        if any(sign in str(error) for sign in _ASYNCIO_SIGNS):
+        said = " ".join(each for each in error.args if isinstance(each, str))  # str() of it may raise
+        if any(sign in said for sign in _ASYNCIO_SIGNS):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__

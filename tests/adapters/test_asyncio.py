@@ -1192,6 +1192,19 @@ async def test_with_the_flag_it_is_not_told_to_use_it(caplog):
     assert "--interface" not in caplog.text
 
 
+async def test_an_exception_without_words_is_logged_all_the_same(caplog):
+    class Mute(RuntimeError):
+        def __str__(self):
+            raise LookupError
+
+    async def application(scope, receive, send):
+        raise Mute(1)
+
+    async with open_connection(application, observer=trigi.logs.LogObserver(trigi.Config())) as stream:
+        assert (await HTTPClient(stream).fetch("/")).status == 500
+    assert "application failed" in caplog.text
+
+
 async def test_other_failures_give_no_such_advice(caplog):
     async def application(scope, receive, send):
         raise RuntimeError("no luck")
