@@ -43,7 +43,11 @@ SINGLE_IMPORTERS = {
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
     "socket": {"trigi._server.listeners"},
     "ssl": {"trigi._server.tls"},
-    "asyncio": set(),
+    "asyncio": {
+        "trigi.adapters.asyncio",
+        "trigi.adapters._asyncio_call",
+        "trigi.adapters._asyncio_loop",
+    },
     "argparse": {"trigi._settings"},
     "tomllib": {"trigi._settings"},
 }

@@ -233,6 +233,23 @@ def sync_code(example):
         example.wait_for("/forever: closed")
 
 
+def django_asgi(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/").text == "Hello from Django\n"
+        assert client.post("/notes", data={"text": "tea"}).json() == {"id": 1}
+        assert client.get("/notes").json() == {"notes": ["tea"]}
+        assert client.get("/countdown").text == "3\n2\n1\nlift-off\n"
+
+
+def channels_chat(example):
+    with example.serving():
+        url = example.url.replace("http", "ws")
+        with connect(f"{url}/rooms/tea") as one, connect(f"{url}/rooms/tea") as two:
+            one.send("hello")
+            assert one.recv() == two.recv() == "hello"
+        example.wait_for("left with 1000")
+
+
 def many_streams(example):
     with example.serving():
         with (
@@ -266,7 +283,9 @@ CHECKS = {
     "asgi2.py": asgi2,
     "background.py": background,
     "background_nursery.py": background_nursery,
+    "channels_chat.py": channels_chat,
     "disconnect.py": disconnect,
+    "django_asgi.py": django_asgi,
     "django_wsgi.py": django_wsgi,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,

@@ -19,6 +19,7 @@ PUBLIC = {
     "trigi": ["Config", "__version__", "run", "serve"],
     "trigi.adapters": ["ASGI2Adapter", "WSGIAdapter"],
     "trigi.adapters.asgi2": ["ASGI2Adapter"],
+    "trigi.adapters.asyncio": ["AsyncioAdapter"],
     "trigi.adapters.wsgi": ["WSGIAdapter"],
     "trigi.cli": ["main"],
     "trigi.config": ["Config", "Setting"],

@@ -23,7 +23,7 @@ __all__ = ["Config", "Setting"]
 
 T = TypeVar("T")
 
-Interface = Literal["auto", "asgi3", "asgi2", "wsgi"]
+Interface = Literal["auto", "asgi3", "asgi2", "wsgi", "asyncio"]
 Lifespan = Literal["auto", "on", "off"]
 VerifyMode = Literal["none", "optional", "required"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
@@ -194,8 +194,8 @@ class Config:
         "auto",
         "choice",
         "Application",
-        "How the application is called: as ASGI 3, as ASGI 2, as WSGI, or, of the first two, as its signature "
-        "says.",
+        "How the application is called: as ASGI 3, as ASGI 2, as WSGI, in an asyncio loop, or, of the first two, as "
+        "its signature says.",
         choices=get_args(Interface),
     )
     factory: bool = setting(

@@ -82,12 +82,19 @@ def to_asgi3(
 
     Args:
         application: an ASGI 3, ASGI 2 or WSGI application.
-        interface: which of them it is; `"auto"` finds out which of the first two, see `is_double_callable`.
+        interface: which of them it is; `"auto"` finds out which of the first two, see `is_double_callable`. With
+            `"asyncio"` that is found out as well, and it is called in an asyncio loop.
         config: the settings of the adapter.
 
     Raises:
         ApplicationLoadError: it can't be called as one, because it is not callable or takes other arguments.
     """
+    if interface == "asyncio":
+        # Imported here, since asyncio takes 40 ms and some megabytes, which most servers have no use for.
+        from trigi.adapters.asyncio import AsyncioAdapter  # noqa: PLC0415
+
+        adapted = to_asgi3(application, "auto")
+        return adapted if isinstance(adapted, AsyncioAdapter) else AsyncioAdapter(adapted)
     name = getattr(application, "__qualname__", type(application).__qualname__)
     _check_callable(application, f"the application ({name})")
     if interface == "wsgi":
