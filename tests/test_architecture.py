@@ -19,7 +19,11 @@ FOUNDATION = {"trigi.typing", "trigi.exceptions", "trigi.config", "trigi._versio
 LAYERS = {
     "trigi._protocol": set(),
     "trigi._connection": {"trigi._protocol"},
-    "trigi.adapters": set(),
+    "trigi._threads": set(),
+    "trigi._handover": set(),
+    "trigi._crossing": {"trigi._threads", "trigi._handover"},
+    "trigi.sync": {"trigi._crossing", "trigi._threads"},
+    "trigi.adapters": {"trigi.sync"},
     "trigi.logs": {"trigi._protocol", "trigi._connection", "trigi._access_format"},
     "trigi._access_format": {"trigi._protocol", "trigi._connection"},
     "trigi._checks": {"trigi._protocol"},
@@ -39,7 +43,11 @@ SINGLE_IMPORTERS = {
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
     "socket": {"trigi._server.listeners", "trigi._connection.socket_stream"},
     "ssl": {"trigi._server.tls"},
-    "asyncio": set(),
+    "asyncio": {
+        "trigi.adapters.asyncio",
+        "trigi.adapters._asyncio_call",
+        "trigi.adapters._asyncio_loop",
+    },
     "argparse": {"trigi._settings"},
     "tomllib": {"trigi._settings"},
 }

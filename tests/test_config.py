@@ -76,6 +76,8 @@ def test_the_defaults_are_the_documented_ones():
         "h2_reset_limit": 100,
         "h2_control_frame_limit": 1000,
         "thread_limit": 40,
+        "wsgi_threads": 40,
+        "wsgi_queue_size": 1000,
         "log_level": "info",
         "access_log": True,
         "access_log_format": None,

@@ -27,9 +27,20 @@ PAGES = sorted(
     ]
 )
 GENERATED = {DOCS / "reference" / "settings.md", DOCS / "reference" / "states.md"}
-PUBLIC = ["", ".adapters", ".exceptions", ".lint", ".logs", ".testing", ".testing.websocket", ".typing"]
-OTHERS = {"--no-buffer", "proxy_read_timeout"}
-"""Options and settings in these pages that are another program's."""
+PUBLIC = [
+    "",
+    ".adapters",
+    ".adapters.asyncio",
+    ".exceptions",
+    ".lint",
+    ".logs",
+    ".sync",
+    ".testing",
+    ".testing.websocket",
+    ".typing",
+]
+OTHERS = {"--no-buffer", "proxy_read_timeout", "cancel_timeout", "close_timeout"}
+"""Options and settings in these pages that are another program's, or an adapter's."""
 UNITS = {"": 1, "s": 1, "seconds": 1, "KiB": 2**10, "MiB": 2**20}
 
 

@@ -142,6 +142,13 @@ def send_file(example):
         assert client.get("/nothing").status_code == 404
 
 
+def background_nursery(example):
+    with example.serving():
+        assert httpx.post(example.url, content=b"Ada").text == "accepted\n"
+        assert "letter" not in example.output
+    assert "welcome letter to Ada written" in example.output
+
+
 def websocket_echo(example):
     with example.serving():
         with connect(example.url.replace("http", "ws")) as websocket:
@@ -183,6 +190,20 @@ def asgi2(example):
     assert response.text == "POST /path with 5 bytes\n"
 
 
+def wsgi_flask(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/hello/Ada").text == "Hello, Ada\n"
+        assert client.post("/upload", content=b"x" * 1_000_000).text == "1000000 bytes\n"
+        assert client.get("/count/3").text == "0\n1\n2\n"
+
+
+def django_wsgi(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/hello/Ada").text == "Hello, Ada\n"
+        assert client.get("/source").content == example.path.read_bytes()
+        assert client.get("/nothing").status_code == 404
+
+
 def starlette_app(example):
     with example.serving():
         with httpx.Client(base_url=example.url) as client:
@@ -203,15 +224,43 @@ def fastapi_app(example):
     assert "session opened\nsession closed\n" in re.sub(r".*HTTP/1.1.*\n", "", example.output)
 
 
+def sync_code(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/planets").text == "Mercury\nVenus\n"
+        example.wait_for("/planets: closed")
+        with pytest.raises(httpx.ReadTimeout):
+            client.get("/forever", timeout=0.5)
+        example.wait_for("/forever: closed")
+
+
+def django_asgi(example):
+    with example.serving(), httpx.Client(base_url=example.url) as client:
+        assert client.get("/").text == "Hello from Django\n"
+        assert client.post("/notes", data={"text": "tea"}).json() == {"id": 1}
+        assert client.get("/notes").json() == {"notes": ["tea"]}
+        assert client.get("/countdown").text == "3\n2\n1\nlift-off\n"
+
+
+def channels_chat(example):
+    with example.serving():
+        url = example.url.replace("http", "ws")
+        with connect(f"{url}/rooms/tea") as one, connect(f"{url}/rooms/tea") as two:
+            one.send("hello")
+            assert one.recv() == two.recv() == "hello"
+        example.wait_for("left with 1000")
+
+
 def many_streams(example):
     with example.serving():
-        with httpx.Client(base_url=example.url, http1=False, http2=True) as client:
-            with client.stream("GET", "/slow") as slow:
-                pieces = slow.iter_text()
-                assert next(pieces) == "1\n"
-                quick = client.get("/quick")  # meanwhile
-                assert (quick.text, quick.http_version) == ("done\n", "HTTP/2")
-                assert next(pieces)
+        with (
+            httpx.Client(base_url=example.url, http1=False, http2=True) as client,
+            client.stream("GET", "/slow") as slow,
+        ):
+            pieces = slow.iter_text()
+            assert next(pieces) == "1\n"
+            quick = client.get("/quick")  # meanwhile
+            assert (quick.text, quick.http_version) == ("done\n", "HTTP/2")
+            assert next(pieces)
         counted = example.wait_for(r"counted to (\d+)\n")[1]
     assert int(counted) < 100
     assert len(set(re.findall(r"from port (\d+)", example.output))) == 1
@@ -233,7 +282,11 @@ def with_pytest(example):
 CHECKS = {
     "asgi2.py": asgi2,
     "background.py": background,
+    "background_nursery.py": background_nursery,
+    "channels_chat.py": channels_chat,
     "disconnect.py": disconnect,
+    "django_asgi.py": django_asgi,
+    "django_wsgi.py": django_wsgi,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,
     "hello.py": hello,
@@ -243,11 +296,13 @@ CHECKS = {
     "send_file.py": send_file,
     "starlette_app.py": starlette_app,
     "streaming.py": streaming,
+    "sync_code.py": sync_code,
     "testing_an_app.py": with_pytest,
     "testing_over_tls.py": with_pytest,
     "unix_socket.py": unix_socket,
     "upload.py": upload,
     "websocket_echo.py": websocket_echo,
+    "wsgi_flask.py": wsgi_flask,
 }
 
 

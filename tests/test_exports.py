@@ -17,8 +17,10 @@ import trigi
 
 PUBLIC = {
     "trigi": ["Config", "__version__", "run", "serve"],
-    "trigi.adapters": ["ASGI2Adapter"],
+    "trigi.adapters": ["ASGI2Adapter", "WSGIAdapter"],
     "trigi.adapters.asgi2": ["ASGI2Adapter"],
+    "trigi.adapters.asyncio": ["AsyncioAdapter"],
+    "trigi.adapters.wsgi": ["WSGIAdapter"],
     "trigi.cli": ["main"],
     "trigi.config": ["Config", "Setting"],
     "trigi.exceptions": [
@@ -46,6 +48,13 @@ PUBLIC = {
         "compile_format",
         "configure_logging",
         "escape",
+    ],
+    "trigi.sync": [
+        "ThreadSensitiveContext",
+        "async_to_sync",
+        "check_cancelled",
+        "current_limiter",
+        "sync_to_async",
     ],
     "trigi.testing": [
         "HTTPClient",
@@ -88,6 +97,7 @@ PUBLIC = {
         "Scope",
         "Send",
         "TLSExtension",
+        "WSGIApplication",
         "WebSocketScope",
     ],
 }

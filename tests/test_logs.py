@@ -525,10 +525,29 @@ def test_a_failed_handshake_is_one_line(errors):
     ]
 
 
+def test_a_failed_background_task_has_its_traceback_from_its_first_frame_on(errors):
+    def task():
+        raise ValueError("x")
+
+    LogObserver(Config()).background_failed("app.\ntask", raised(task))
+    LogObserver(Config()).background_stuck("app.task", 5)
+    failed, stuck = errors.records
+    assert failed.levelno == logging.ERROR
+    assert failed.getMessage() == r"application failed in its background task app.\x0atask"
+    assert str(failed.exc_info[1]) == "x"
+    assert failed.trigi == {"task": "app.\ntask"}
+    assert stuck.levelno == logging.WARNING
+    assert stuck.getMessage() == (
+        "application still running 5.0 s after it was cancelled, in its background task app.task"
+    )
+
+
 HOOKS = {
     "exchange_ended": (make_exchange(),),
     "application_failed": (make_exchange(), ValueError("x")),
     "application_stuck": (make_exchange(), 5.0),
+    "background_failed": ("app.clean_up", ValueError("x")),
+    "background_stuck": ("app.clean_up", 5.0),
     "lifespan_failed": ("serving", ValueError("x")),
     "request_refused": (ConnectionInfo(), BadRequest("x")),
     "connection_refused": (ConnectionInfo(), BadConnection("x", error_code="NO_ERROR")),

@@ -269,7 +269,7 @@ def test_an_empty_target():
         ("a:b --uds=", f"--uds: '' {NO_TEXT}"),
         ("a:b --bind=", f"--bind: ('',) {NO_LIST}"),
         ("a:b --backlog 0", "--backlog: 0 is not a whole number of connections from 1 to 2147483647"),
-        ("a:b --interface wsgi", "--interface: 'wsgi' is not one of auto, asgi3, asgi2"),
+        ("a:b --interface cgi", "--interface: 'cgi' is not one of auto, asgi3, asgi2, wsgi, asyncio"),
         ("a:b --header-timeout -1", f"--header-timeout: -1.0 {NO_TIME}"),
         ("a:b --header-timeout 1s", f"--header-timeout: '1s' {NO_TIME}"),
         ("a:b --header-timeout nan", f"--header-timeout: nan {NO_TIME}"),

@@ -4,7 +4,7 @@
     trigi.run("module:app")            a program of its own, as `python -m trigi module:app` is
     trigi.Config(bind=["[::]:80"])     every setting
 
-Also public: `trigi.exceptions`, `trigi.typing`, `trigi.adapters`, `trigi.testing`, `trigi.logs`.
+Also public: `trigi.exceptions`, `trigi.typing`, `trigi.adapters`, `trigi.sync`, `trigi.testing`, `trigi.logs`.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ SETTINGS = {
         default=None,
         kind="text",
         group="Application",
-        help="What to serve: a module, and the application in it.",
+        help="What to serve: a module, and the application in it. With wsgi: in front it is a WSGI application.",
         metavar="MODULE:ATTRIBUTE",
     ),
     "config": Setting(

@@ -23,7 +23,7 @@ __all__ = ["Config", "Setting"]
 
 T = TypeVar("T")
 
-Interface = Literal["auto", "asgi3", "asgi2"]
+Interface = Literal["auto", "asgi3", "asgi2", "wsgi", "asyncio"]
 Lifespan = Literal["auto", "on", "off"]
 VerifyMode = Literal["none", "optional", "required"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
@@ -194,7 +194,8 @@ class Config:
         "auto",
         "choice",
         "Application",
-        "How the application is called: as ASGI 3, as ASGI 2, or as its signature says.",
+        "How the application is called: as ASGI 3, as ASGI 2, as WSGI, in an asyncio loop, or, of the first two, as "
+        "its signature says.",
         choices=get_args(Interface),
     )
     factory: bool = setting(
@@ -345,6 +346,10 @@ class Config:
         40,
         "threads",
         "Threads of trio's default limiter. Set by trigi.run, and so by the command line, only.",
+    )
+    wsgi_threads: float = limit(40, "threads", "WSGI: requests served at once, each in a thread.")
+    wsgi_queue_size: float = limit(
+        1000, "requests", "WSGI: requests that wait for a thread. Past it: 503 with Retry-After."
     )
 
     # Logging

@@ -58,7 +58,10 @@ class ApplicationLoadError(TrigiError):
 
 
 class ApplicationError(TrigiError):
-    """The application broke ASGI. Raised out of the `send()` that was wrong, or logged where there is none."""
+    """The application broke ASGI. Raised out of the `send()` that was wrong, or logged where there is none.
+
+    Or PEP 3333, as a WSGI application: raised out of `start_response()` or `write()`, or logged.
+    """
 
 
 class UnexpectedMessage(ApplicationError):

@@ -66,6 +66,16 @@ __all__ = [
     "escape",
 ]
 
+_ASYNCIO_SIGNS = (
+    "no running event loop",  # asyncio.get_running_loop(), and so nearly all of asyncio
+    "There is no current event loop",  # asyncio.get_event_loop()
+    "unrecognized yield message",  # trio, of a Future or what asyncio.sleep(0) yields
+    "unknown async library",  # sniffio
+    "Timeout should be used inside a task",  # asyncio.timeout()
+    "cannot determine the parent task",  # asyncio.TaskGroup()
+)
+"""What an exception says that comes of asyncio's own functions where no asyncio runs."""
+
 P = ParamSpec("P")
 
 access_logger = logging.getLogger("trigi.access")
@@ -148,9 +158,10 @@ class LogObserver(Observer):
         """One record at ERROR, with the traceback from the application's first frame on."""
         fields = request_fields(exchange)
         error_logger.error(
-            'application failed on "%s" from %s',
+            'application failed on "%s" from %s%s',
             request_line(exchange),
             fields["client"] or "-",
+            self._asyncio_hint(error),
             exc_info=_application_error(error),
             extra={"trigi": fields},
         )
@@ -168,6 +179,26 @@ class LogObserver(Observer):
         )
 
     @_never_raises
+    def background_failed(self, name: str, error: BaseException) -> None:
+        """One record at ERROR, with the traceback from the application's first frame on."""
+        error_logger.error(
+            "application failed in its background task %s",
+            escape(name),
+            exc_info=_application_error(error),
+            extra={"trigi": {"task": name}},
+        )
+
+    @_never_raises
+    def background_stuck(self, name: str, seconds: float) -> None:
+        """One line at WARNING."""
+        error_logger.warning(
+            "application still running %.1f s after it was cancelled, in its background task %s",
+            seconds,
+            escape(name),
+            extra={"trigi": {"task": name}},
+        )
+
+    @_never_raises
     def lifespan_failed(self, stage: str, error: BaseException) -> None:
         """One record at ERROR, with the traceback.
 
@@ -176,14 +207,24 @@ class LogObserver(Observer):
         """
         if stage == "starting" and self._config.lifespan == "auto":
             error_logger.info(
-                "the application has no lifespan: it raised %s (--lifespan on makes that an error)",
+                "the application has no lifespan: it raised %s (--lifespan on makes that an error)%s",
                 describe(error),
+                self._asyncio_hint(error),
                 exc_info=_application_error(error) if error_logger.isEnabledFor(logging.DEBUG) else None,
             )
         else:
             error_logger.error(
-                "application failed in its lifespan, %s", stage, exc_info=_application_error(error)
+                "application failed in its lifespan, %s%s",
+                stage,
+                self._asyncio_hint(error),
+                exc_info=_application_error(error),
             )
+
+    def _asyncio_hint(self, error: BaseException) -> str:
+        """Which flag an application needs that has met asyncio's functions under trio, to end a line."""
+        if self._config.interface == "asyncio" or not _comes_of_asyncio(error):
+            return ""
+        return ": it needs asyncio (--interface asyncio)"
 
     @_never_raises
     def request_refused(self, connection: ConnectionInfo, error: BadRequest) -> None:
@@ -242,6 +283,20 @@ def _application_error(
     while frame is not None and frame.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.tb_next
     return type(error), error, frame or error.__traceback__
+
+
+def _comes_of_asyncio(error: BaseException | None) -> bool:
+    """Whether it, one in its group, or one that it was raised for says so."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BaseExceptionGroup):
+            return any(_comes_of_asyncio(each) for each in error.exceptions)
+        said = " ".join(each for each in error.args if isinstance(each, str))  # str() of it may raise
+        if any(sign in said for sign in _ASYNCIO_SIGNS):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class TextFormatter(logging.Formatter):

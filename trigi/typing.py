@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Literal, NotRequired, TypedDict
+from wsgiref import types as wsgi_types
 
 __all__ = [
     "ASGI2Application",
@@ -22,6 +23,7 @@ __all__ = [
     "Scope",
     "Send",
     "TLSExtension",
+    "WSGIApplication",
     "WebSocketScope",
 ]
 
@@ -43,8 +45,11 @@ ASGI3Application = Callable[[Scope, Receive, Send], Awaitable[Any]]
 ASGI2Application = Callable[[Scope], Callable[[Receive, Send], Awaitable[Any]]]
 """The double callable of ASGI 2: `await application(scope)(receive, send)`."""
 
-Application = ASGI3Application | ASGI2Application
-"""Anything that trigi can serve without an adapter of the caller's."""
+WSGIApplication = wsgi_types.WSGIApplication
+"""The callable of PEP 3333: `application(environ, start_response)`."""
+
+Application = ASGI3Application | ASGI2Application | WSGIApplication
+"""Anything that trigi can serve without an adapter of the caller's; a WSGI application if it is told so."""
 
 
 class ASGIVersions(TypedDict):

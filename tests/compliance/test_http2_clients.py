@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from contextlib import aclosing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +96,7 @@ async def inspect(scope, receive, send):
     await respond(send, json.dumps(answer).encode(), headers=[(b"content-type", b"application/json")])
 
 
+@cache
 def content(size):
     """So many bytes, no two pieces of them alike."""
     return b"".join(b"%07d\n" % number for number in range(size // 8 + 1))[:size]
@@ -170,8 +171,8 @@ async def test_http_1_and_http_2_on_one_port(server, clear, curl, trust):
         assert versions == {"--http1.0": "1.1", "--http1.1": "1.1", "--http2": upgraded, PRIOR: prior}
 
 
-async def test_curl_asks_for_the_head_alone(clear, curl):
-    answer = await curl("-I", "-w", "%{size_download} %{num_connects}\n", PRIOR, clear.url, clear.url)
+async def test_curl_asks_for_the_head_alone(server, curl, trust):
+    answer = await curl(*trust, "-I", "-w", "%{size_download} %{num_connects}\n", server.url, server.url)
     assert answer.status == 0
     ends = [part.split("\n")[0] for part in answer.out.decode().split("\r\n\r\n")[1:]]
     assert ends == ["0 1", "0 0"]
@@ -229,7 +230,7 @@ async def test_curl_is_refused_and_sends_nothing(serve, curl):
     assert "100 Continue" not in answer.err
 
 
-async def test_curl_is_refused_in_the_middle_of_its_upload(serve, curl):
+async def test_curl_is_refused_in_the_middle_of_its_upload(serve, curl, trust, certificates):
     """It reads the answer, and can use the connection for something else."""
 
     async def refuse(scope, receive, send):
@@ -239,13 +240,11 @@ async def test_curl_is_refused_in_the_middle_of_its_upload(serve, curl):
         await receive()
         await respond(send, b"enough\n", 413)
 
-    server = await serve(refuse)
+    server = await serve(refuse, certfile=certificates.server)
+    say = (*trust, "-w", "%{http_code} %{num_connects}\n")
     for _ in range(3):
-        answer = await curl(
-            *(PRIOR, "-w", "%{http_code} %{num_connects}\n", "-H", "expect:", "-T", "-", server.url),
-            *("--next", "-sS", PRIOR, "-w", "%{http_code} %{num_connects}\n", server.url),
-            stdin=b"x" * 5_000_000,
-        )
+        upload = (*say, "-H", "expect:", "-T", "-", server.url)
+        answer = await curl(*upload, "--next", "-sS", *say, server.url, stdin=b"x" * 5_000_000)
         assert answer.out == b"enough\n413 1\nfine\n200 0\n"
 
 
@@ -258,13 +257,24 @@ async def test_curl_uses_its_connection_again(server, curl, trust):
     assert lines[1::2] == ["1"] + ["0"] * 19
 
 
-async def test_curl_asks_for_many_things_at_once(clear, curl):
-    """On as many connections as it thinks it needs: it is for the client to know that one is enough."""
-    answer = await curl(PRIOR, "-Z", "--parallel-max", "40", f"{clear.url}/[1-200]")
-    seen = [json.loads(part + "}") for part in answer.out.decode().split("}") if '"path"' in part]
-    paths = re.findall('"path": "/([0-9]+)"', answer.out.decode())
-    assert sorted(map(int, paths)) == list(range(1, 201))
-    assert len({tuple(each["client"]) for each in seen if "client" in each}) <= 40
+async def test_curl_asks_for_many_things_at_once(server, curl, trust):
+    """It waits with the others for what its first connection can do, and needs no second one."""
+    answer = await curl(*trust, "-Z", "--parallel-max", "40", f"{server.url}/[1-200]")
+    said = answer.out.decode()
+    assert sorted(map(int, re.findall('"path": "/([0-9]+)"', said))) == list(range(1, 201))
+    assert len(set(re.findall(r'"client": \["127.0.0.1", (\d+)\]', said))) == 1
+
+
+async def test_curl_after_so_many_requests_goes_on_elsewhere(serve, curl, trust, certificates):
+    """The last of them is answered; GOAWAY says that the next one needs another connection."""
+    server = await serve(inspect, certfile=certificates.server, keep_alive_max_requests=5)
+    urls = [f"{server.url}/{number}" for number in range(20)]
+    answer = await curl(
+        *trust, *(part for url in urls for part in ("-o", "-", url)), "-w", "\n%{num_connects}\n"
+    )
+    lines = answer.out.decode().splitlines()
+    assert [json.loads(line)["path"] for line in lines[::2]] == [f"/{number}" for number in range(20)]
+    assert lines[1::2] == ["1", "0", "0", "0", "0"] * 4
 
 
 async def test_curl_gets_trailers_and_early_hints(clear, curl):
@@ -278,15 +288,26 @@ async def test_curl_gets_trailers_and_early_hints(clear, curl):
     assert b"x-checksum" not in answer.out
 
 
-async def test_curl_sends_too_much(clear, curl):
+async def test_curl_sends_a_large_head(clear, curl):
+    """It takes several frames, and is below the limit."""
+    fields = {f"x-{number}": f"{number}{'~' * 7000}" for number in range(6)}
+    options = [part for name in fields for part in ("-H", f"{name}: {fields[name]}")]
+    answer = await curl(PRIOR, *options, clear.url)
+    seen = json.loads(answer.out)["headers"]
+    assert {name: seen[name] for name in fields} == fields
+
+
+async def test_curl_sends_too_much(serve, curl):
     """Each is answered, with 431: a path is a field among others."""
+    server = await serve(inspect, head_size_limit=10_000)
     say = (PRIOR, "-w", "%{http_code}\n", "-o", "/dev/null")
-    large = [part for number in range(10) for part in ("-H", f"x-{number}: {'x' * 7000}")]
-    assert (await curl(*say, *large, clear.url)).out == b"431\n"
+    for size in (12_000, 35_000):
+        assert (await curl(*say, "-H", f"x-large: {'~' * size}", server.url)).out == b"431\n"
     many = [part for number in range(120) for part in ("-H", f"x-{number}: 1")]
-    assert (await curl(*say, *many, clear.url)).out == b"431\n"
-    assert len([text for _, text in clear.log.records if "request refused" in text]) == 2
-    assert (await curl(*say, clear.url)).out == b"200\n"
+    assert (await curl(*say, *many, server.url)).out == b"431\n"
+    assert (await curl(*say, server.url + "/" + "x" * 12_000)).out == b"431\n"
+    assert len([text for _, text in server.log.records if "request refused" in text]) == 4
+    assert (await curl(*say, server.url)).out == b"200\n"
 
 
 async def test_curl_is_killed_in_the_middle(serve, curl):
@@ -402,7 +423,7 @@ async def test_uploads_to_an_application_that_does_not_read(serve_process, tmp_p
         await client.connect()
         for _ in range(100):
             stream_id = await client.request("PUT", end_stream=False)
-            with trio.move_on_after(0.02):
+            with trio.move_on_after(0.005):
                 await client.send_body(stream_id, bytes(MIB))
         await client.ping()
         await client.aclose()
@@ -505,17 +526,17 @@ async def test_httpx_has_more_to_ask_than_it_may_at_once(serve, certificates):
 
 
 async def test_httpx_uploads_and_downloads_at_once(server):
-    """20 MiB up, 20 MiB down, and small things between them, on one connection; each is what was sent."""
-    large = content(20 * MIB)
+    """5 MiB up, 20 MiB down, and small things between them, on one connection; each is what was sent."""
+    large, upward = content(20 * MIB), content(5 * MIB)
     done = []
 
     async def pieces():
-        for start in range(0, len(large), 50_000):
-            yield large[start : start + 50_000]
+        for start in range(0, len(upward), 50_000):
+            yield upward[start : start + 50_000]
 
     async def upload(sent):
         seen = (await client.put("/", content=sent)).json()
-        assert (seen["size"], seen["sha"]) == (len(large), sha(large))
+        assert (seen["size"], seen["sha"]) == (len(upward), sha(upward))
         done.append("up")
 
     async def download():
@@ -534,9 +555,9 @@ async def test_httpx_uploads_and_downloads_at_once(server):
     async with server.client(http2=True) as client:
         await client.get("/first")
         async with trio.open_nursery() as nursery:
-            for act in (partial(upload, large), partial(upload, pieces()), download, download, small):
+            for act in (partial(upload, upward), partial(upload, pieces()), download, small):
                 nursery.start_soon(act)
-    assert sorted(done) == ["down", "down", "small", "up", "up"]
+    assert sorted(done) == ["down", "small", "up", "up"]
     assert len({line.split()[0] for line in server.log.access}) == 1
 
 
@@ -558,18 +579,6 @@ async def test_httpx_and_responses_without_a_body(serve):
         assert (await client.get("/200")).content == b"body"
 
 
-async def test_httpx_after_so_many_requests_goes_on_elsewhere(serve):
-    """The last of them is answered; GOAWAY says that the next one needs another connection."""
-    server = await serve(inspect, keep_alive_max_requests=5)
-    ports = []
-    async with server.client(http1=False, http2=True) as client:
-        for number in range(20):
-            seen = (await client.post("/", content=b"x" * number)).json()
-            assert seen["size"] == number
-            ports.append(seen["client"][1])
-    assert [ports.count(port) for port in dict.fromkeys(ports)] == [5] * 4
-
-
 async def test_httpx_after_a_pause_goes_on_elsewhere(serve):
     """An idle connection is closed, in such a way that the client can tell."""
     server = await serve(inspect, keep_alive_timeout=0.1)
@@ -579,35 +588,6 @@ async def test_httpx_after_a_pause_goes_on_elsewhere(serve):
             ports.add((await client.get("/")).json()["client"][1])
             await trio.sleep(0.5)
     assert len(ports) == 3
-
-
-async def test_httpx_forgets_a_stream(serve):
-    """It reads no more of it, and does not say so. After `write_timeout` the application learns that, and only it."""
-    ended = trio.Event()
-
-    async def endless(scope, receive, send):
-        if scope["path"] == "/":
-            await respond(send, b"short")
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        try:
-            while True:
-                await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
-        finally:
-            ended.set()
-
-    server = await serve(endless, write_timeout=0.5)
-    async with server.client(http1=False, http2=True) as client:
-        async with client.stream("GET", "/endless") as answer:
-            async for _ in answer.aiter_bytes():
-                break
-        # Nor does it read at all while it asks for nothing.
-        while not ended.is_set():
-            assert (await client.get("/")).text == "short"
-            await trio.sleep(0.05)
-        assert (await client.get("/")).text == "short"
-    await server.stop()
-    assert server.log.errors == []
 
 
 async def test_httpx_is_cut_off(serve):
@@ -669,7 +649,9 @@ def nghttp():
         assert done.returncode == 0, out
         received = []
         for match in re.finditer(
-            r"recv (\w+) frame <length=\d+, flags=0x\w\w, stream_id=(\d+)>(?:\n +; ([A-Z_| ]+))?$", out, re.MULTILINE
+            r"recv (\w+) frame <length=\d+, flags=0x\w\w, stream_id=(\d+)>(?:\n +; ([A-Z_| ]+))?$",
+            out,
+            re.MULTILINE,
         ):
             flags = (match[3] or "").replace("|", "").split()
             received.append(" ".join([match[1], match[2], *flags]))
@@ -751,10 +733,10 @@ async def test_nghttp_downloads_through_any_window(clear, nghttp, bits):
 
 
 async def test_nghttp_sends_a_head_in_several_frames(clear, nghttp):
+    """CONTINUATION, which nghttp does not tell of."""
     frames = await nghttp("-n", "--continuation", clear.url)
-    assert "send CONTINUATION frame" in frames.out or "x-continuation-test" in frames.out
-    assert "recv GOAWAY" not in frames.out
-    assert re.search(r":status: (200|431)", frames.out)
+    assert "continuation-test-6" in frames.out
+    assert ":status: 200" in frames.out
 
 
 # h2load
@@ -791,16 +773,16 @@ async def small(serve, certificates):
     "options",
     [
         ["-n", "5000", "-c", "10", "-m", "100"],
-        ["-n", "2000", "-c", "50", "-m", "10"],
-        ["-n", "2000", "-c", "1", "-m", "100"],
-        ["-n", "1000", "-c", "5", "-m", "20", "-w", "8", "-W", "8"],
-        ["-n", "1000", "-c", "5", "-m", "20", "-d", "DATA"],
-        ["-n", "1000", "-c", "5", "--h1"],
+        ["-n", "1000", "-c", "50", "-m", "10"],
+        ["-n", "1000", "-c", "1", "-m", "100"],
+        ["-n", "500", "-c", "5", "-m", "20", "-w", "1", "-W", "1"],
+        ["-n", "500", "-c", "5", "-m", "20", "-d", "DATA"],
+        ["-n", "500", "-c", "5", "--h1"],
     ],
     ids=" ".join,
 )
 @pytest.mark.parametrize("tls", [False, True])
-async def test_h2load(small, h2load, certificates, tmp_path, options, tls):
+async def test_h2load(small, h2load, certificates, tmp_path, *, options, tls):
     """Not one fails."""
     data = tmp_path / "data"
     data.write_bytes(bytes(20_000))
@@ -1010,22 +992,33 @@ async def test_chromium_is_told_why_its_websocket_was_closed(page):
     assert application.websockets[0][0] == "2"
 
 
-async def test_chromium_leaves_the_page_of_a_websocket(page, browser, in_thread):
+async def test_chromium_closes_the_tab_of_a_websocket(page, browser, in_thread):
+    """By RST_STREAM, without a close frame."""
     application, server, run = page
     await run(TALK + "window.socket = socket; return said")
-    await in_thread(browser.get, "about:blank")
+
+    def close():
+        browser.switch_to.new_window("tab")  # without another tab, the browser would end
+        other, first = browser.current_window_handle, browser.window_handles[0]
+        browser.switch_to.window(first)
+        browser.close()
+        browser.switch_to.window(other)
+
+    await in_thread(close)
     await server.until(lambda: application.codes)
-    assert application.codes in ([(1001, "")], [(1006, "")], [(1005, "")])
+    assert application.codes[0][0] in (1001, 1006)
+    await in_thread(browser.get, server.url + "/")
+    assert await run('return await (await fetch("/after")).text()') == "2"
 
 
 async def test_chromium_is_told_when_the_server_stops(page):
     _, server, run = page
     await run(
         TALK
-        + "window.closed = new Promise(resolve => { socket.onclose = e => resolve(e.code) }); return said"
+        + "window.theEnd = new Promise(resolve => { socket.onclose = e => resolve(e.code) }); return said"
     )
     await server.stop()
-    assert await run("return await window.closed") == 1012
+    assert await run("return await window.theEnd") == 1012
 
 
 # Frameworks
@@ -1252,13 +1245,17 @@ async def test_a_starlette_websocket(serve):
         b"echo",
         b"hello",
     )
-    frames = encode_frame(1, b"text") + encode_frame(8, (4123).to_bytes(2, "big"))
-    await client.send_body(stream_id, frames)
-    said = (await client.response(stream_id)).body
+    await client.send_body(stream_id, encode_frame(1, b"text"), end_stream=False)
     message = json.dumps({"q": "1", "url": f"ws://{authority}/?q=1"}, separators=(",", ":")).encode()
-    assert said == (
+    said = (
         b"\x81" + bytes([len(message)]) + message + b"\x88\x0d" + (4123).to_bytes(2, "big") + b"as you wish"
     )
+    received = b""
+    while len(received) < len(said):
+        received += await client.data(stream_id)
+    assert received == said
+    await client.send_body(stream_id, encode_frame(8, (4123).to_bytes(2, "big")))
+    assert await client.data(stream_id) == b""
     assert codes == ["text"]
     await client.aclose()
 

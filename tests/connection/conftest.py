@@ -45,6 +45,7 @@ class Recorder(Observer):
         self.exchanges: list[Any] = []
         self.ended: list[Ended] = []
         self.failures: list[BaseException] = []
+        self.background: list[tuple[str, BaseException]] = []
         self.refused: list[Any] = []
         self.bugs: list[BaseException] = []
         self.handshakes: list[BaseException] = []
@@ -64,6 +65,9 @@ class Recorder(Observer):
 
     def application_failed(self, exchange, error):
         self.failures.append(error)
+
+    def background_failed(self, name, error):
+        self.background.append((name, error))
 
     def request_refused(self, connection, error):
         self.refused.append(error)

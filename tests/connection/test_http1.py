@@ -24,8 +24,7 @@ from tests.connection.conftest import (
     start,
 )
 from trigi._connection.context import ServerContext
-from trigi._connection.http1 import DISCARD_SECONDS, DISCARD_SIZE
-from trigi._connection.transport import WRITE_SIZE
+from trigi._connection.transport import DISCARD_SECONDS, DISCARD_SIZE, WRITE_SIZE
 from trigi.config import Config
 from trigi.exceptions import InvalidMessage
 from trigi.testing import IncompleteResponse
@@ -73,6 +72,7 @@ async def test_a_whole_scope(serve, keeper):
     assert set(keeper.scope["extensions"].pop("trigi")) == {
         "cancel_scope",
         "disconnect_grace",
+        "nursery",
         "shutting_down",
     }
     assert keeper.scope == {

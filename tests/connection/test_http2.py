@@ -23,7 +23,7 @@ from tests.connection.conftest import (
     start,
 )
 from trigi._connection.context import ServerContext
-from trigi._connection.http2_exchange import DISCARD_SIZE
+from trigi._connection.transport import DISCARD_SIZE
 from trigi.config import Config
 from trigi.exceptions import InvalidMessage
 from trigi.testing.http2 import ErrorCode, Flag, FrameType, HTTP2Client, SettingCode, StreamReset
@@ -681,6 +681,29 @@ async def test_a_download_that_nobody_reads_is_not_sent_ahead(serve):
     assert 9_000 <= sent <= 10_500
 
 
+async def test_a_loop_of_small_sends_lets_others_run(serve):
+    turns = 0
+
+    async def app(scope, receive, send):
+        async def count():
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        await start(send)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            for _ in range(1000):
+                await send_body(send, b"x", more=True)
+            nursery.cancel_scope.cancel()
+        await send_body(send)
+
+    client = await connect(serve, app)
+    assert len((await client.fetch()).body) == 1000
+    assert turns > 10
+
+
 # The rest of an upload that has been answered
 
 
@@ -839,8 +862,9 @@ async def test_2000_requests_leave_nothing_behind(serve):
     (connection,) = client.context.connections
     codec, writer = connection._codec, connection._writer
     assert connection._exchanges == connection._closing == {}
-    assert codec._streams == writer._streams == writer._blocked == {}
-    assert codec._abandoned == set()
+    assert codec._streams == writer._streams == {}
+    assert writer._blocked == set()
+    assert connection._abandoned == set()
     assert codec._engine._h2.streams == {}
     assert len(codec._reset) == len(writer._schedule) == writer._queued == 0
     assert len(connection._applications.child_tasks) == 1  # the writer
@@ -860,8 +884,9 @@ async def test_1000_disturbed_requests_leave_nothing_behind(serve):
     (connection,) = client.context.connections
     codec, writer = connection._codec, connection._writer
     assert connection._exchanges == connection._closing == {}
-    assert codec._streams == writer._streams == writer._blocked == {}
-    assert codec._abandoned == set()
+    assert codec._streams == writer._streams == {}
+    assert writer._blocked == set()
+    assert connection._abandoned == set()
     assert codec._engine._h2.streams == {}
     assert len(writer._schedule) == writer._queued == 0
     assert len(connection._applications.child_tasks) == 1

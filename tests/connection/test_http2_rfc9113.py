@@ -2018,14 +2018,14 @@ async def test_rapid_reset(connect):
 
 
 async def test_rapid_reset_at_once(connect):
-    """All in one segment: no more applications are called than streams may be open."""
+    """All in one segment: hardly more applications are called than streams may be open, for some end meanwhile."""
     client = await connect(app := Application())
     frames = []
     for stream_id in range(1, 3000, 2):
         frames += [(HEADERS, WHOLE, stream_id, GET), (RST_STREAM, 0, stream_id, number(8))]
     await client.send(client.sent(*frames))
     await connection_error(client, ENHANCE_YOUR_CALM, last=range(3000))
-    assert len(app.calls) <= 100
+    assert len(app.calls) <= 110
 
 
 async def test_resets_that_take_their_time(connect):

@@ -25,9 +25,9 @@ from wsproto.utilities import ACCEPT_GUID, RemoteProtocolError
 
 from tests.connection.conftest import socket_like_pair
 from trigi._connection.context import Observer, ServerContext
-from trigi._connection.http1 import DISCARD_SECONDS, HTTP1Connection
+from trigi._connection.http1 import HTTP1Connection
 from trigi._connection.serve import serve_stream
-from trigi._connection.transport import Transport
+from trigi._connection.transport import DISCARD_SECONDS, Transport
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage

@@ -10,8 +10,7 @@ import trio
 import trio.testing
 
 from tests.connection.conftest import echo, hello, read_body, respond, send_body, socket_like_pair, start
-from trigi._connection.http1 import DISCARD_SECONDS
-from trigi._connection.transport import CLOSE_SECONDS, WRITE_SIZE
+from trigi._connection.transport import CLOSE_SECONDS, DISCARD_SECONDS, WRITE_SIZE
 from trigi.exceptions import ClientDisconnected
 from trigi.testing import IncompleteResponse
 

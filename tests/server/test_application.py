@@ -13,9 +13,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
 
-from trigi._server.application import load_application, to_asgi3
-from trigi.adapters import ASGI2Adapter
-from trigi.exceptions import ApplicationLoadError
+from trigi._server.application import load_application, split_target, to_asgi3
+from trigi.adapters import ASGI2Adapter, WSGIAdapter
+from trigi.config import Config
+from trigi.exceptions import ApplicationLoadError, ConfigError
 
 
 @pytest.fixture
@@ -405,11 +406,21 @@ def test_interface_decides_when_it_is_given():
             "auto",
             (
                 "the application (<lambda>) can't be called with (scope, receive, send); "
-                "a WSGI application needs an adapter"
+                "for a WSGI application the setting interface is wsgi"
             ),
         ),
         (function2, "asgi3", "the application (function2) can't be called with (scope, receive, send)"),
         (function, "asgi2", "the application (function) can't be called with (scope)"),
+        (
+            function,
+            "wsgi",
+            "the application (function) can't be called with (environ, start_response)",
+        ),
+        (
+            lambda: None,
+            "wsgi",
+            "the application (<lambda>) can't be called with (environ, start_response); is it a factory?",
+        ),
         (
             lambda a, b, c, d: None,
             "auto",
@@ -425,3 +436,43 @@ def test_what_can_not_be_called_as_an_application_is_refused_at_once(application
 
 def test_a_callable_whose_arguments_are_not_known_is_taken_at_its_word():
     assert to_asgi3(iter, "asgi3") is iter  # a builtin without a signature
+
+
+def wsgi_application(environ, start_response):
+    return []
+
+
+def test_a_wsgi_application_is_adapted_when_it_is_said_to_be_one():
+    adapted = to_asgi3(wsgi_application, "wsgi")
+    assert isinstance(adapted, WSGIAdapter)
+    assert adapted.application is wsgi_application
+    assert to_asgi3(adapted, "auto") is adapted
+
+
+def test_settings_of_the_adapter():
+    config = Config(wsgi_threads=3, wsgi_queue_size=4, cleanup_timeout=2)
+    adapted = to_asgi3(wsgi_application, "wsgi", config)
+    assert (adapted._limiter.total_tokens, adapted._call_limit, adapted._cleanup_timeout) == (3, 7, 2)
+    adapted = to_asgi3(wsgi_application, "wsgi")
+    assert (adapted._limiter.total_tokens, adapted._call_limit, adapted._cleanup_timeout) == (40, 1040, 5)
+
+
+@pytest.mark.parametrize(
+    ("target", "interface", "wanted"),
+    [
+        ("wsgi:shop.web:app", "auto", ("shop.web:app", "wsgi")),
+        ("wsgi:shop.web:app", "wsgi", ("shop.web:app", "wsgi")),
+        ("shop.web:app", "auto", ("shop.web:app", "auto")),
+        ("wsgi:app", "auto", ("wsgi:app", "auto")),  # a module of that name
+        ("wsgi", "wsgi", ("wsgi", "wsgi")),
+        ("wsgi:wsgi:app", "auto", ("wsgi:app", "wsgi")),
+    ],
+)
+def test_a_target_may_say_that_it_is_wsgi(target, interface, wanted):
+    assert split_target(target, interface) == wanted
+
+
+def test_a_target_that_contradicts_the_interface_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        split_target("wsgi:shop:app", "asgi3")
+    assert str(caught.value) == "interface: 'asgi3' contradicts the application 'wsgi:shop:app'"

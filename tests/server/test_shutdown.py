@@ -940,3 +940,176 @@ def test_cancelling_at_every_step(log):
     assert lives >= {(), ("started", "stopping", "stopped")}
     assert max(map(len, lives)) == 3 + 4 * 2
     assert log.troubles == []
+
+
+# Background tasks
+
+
+def background(app: App, seconds: float, *, cleanup: float = 0, answers: bool = True):
+    """Starts a background task that takes so long; notes what becomes of it."""
+
+    async def work():
+        try:
+            await trio.sleep(seconds)
+            app.note("done")
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(cleanup)
+            app.note("cancelled")
+            raise
+
+    async def http(scope, receive, send):
+        scope["extensions"]["trigi"]["nursery"].start_soon(work)
+        await respond(send)
+
+    return http
+
+
+async def test_background_tasks_end_before_the_lifespan(serving):
+    app = App()
+    app._http = background(app, 10)
+    async with serving(app) as served:
+        assert (await served.connect().fetch()).status == 200
+        await trio.sleep(3)
+        served.stop.set()
+        assert await served.wait_ended() == 10
+    assert app.events == ["startup", "done", "shutdown"]
+
+
+async def test_background_tasks_are_cancelled_after_the_graceful_timeout(serving, log):
+    """Their clean-up is waited for, before the lifespan's shutdown."""
+    app = App()
+    app._http = background(app, inf, cleanup=2)
+    async with serving(app, graceful_timeout=30) as served:
+        client = served.connect()
+        assert (await client.fetch()).status == 200
+        await client.aclose()
+        await trio.sleep(100)
+        served.stop.set()
+        assert await served.wait_ended() == 132
+    assert app.events == ["startup", "cancelled", "shutdown"]
+    assert log.troubles == []
+
+
+async def test_a_request_and_a_background_task_share_the_graceful_timeout(serving):
+    """What a request starts while the server shuts down is no exception."""
+    app = App()
+    start_background = background(app, inf)
+
+    async def http(scope, receive, send):
+        await trio.sleep(20)
+        await start_background(scope, receive, send)
+
+    app._http = http
+    async with serving(app, graceful_timeout=30) as served:
+        client = await request(served)
+        served.stop.set()
+        assert (await client.response()).status == 200
+        assert await served.wait_ended() == 30
+    assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+async def test_cancelling_the_server_cancels_background_tasks(serving):
+    app = App()
+    app._http = background(app, inf, cleanup=2)
+    async with serving(app) as served:
+        assert (await served.connect().fetch()).status == 200
+        await trio.sleep(100)
+        served.scope.cancel()
+        assert await served.wait_ended() == 102
+    assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_no_background_task_is_started_once_they_are_being_cancelled(serving, cancelled):
+    app = App()
+
+    async def http(scope, receive, send):
+        nursery = scope["extensions"]["trigi"]["nursery"]
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            with pytest.raises(RuntimeError, match="no more can be started"):
+                nursery.start_soon(trio.sleep, 1)
+            app.note("refused")
+
+    app._http = http
+    async with serving(app, graceful_timeout=5) as served:
+        await request(served)
+        (served.scope.cancel if cancelled else served.stop.set)()
+        await served.wait_ended()
+    assert app.events == ["startup", "refused", "shutdown"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_background_task_starts_no_other_while_it_is_cancelled(serving, cancelled):
+    """Though no request is left, and nobody else waits for it."""
+    app = App()
+
+    async def work(nursery):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            with pytest.raises(RuntimeError, match="no more can be started"):
+                nursery.start_soon(work, nursery)
+            app.note("refused")
+
+    async def http(scope, receive, send):
+        nursery = scope["extensions"]["trigi"]["nursery"]
+        nursery.start_soon(work, nursery)
+        await respond(send)
+
+    app._http = http
+    async with serving(app, graceful_timeout=5) as served:
+        client = served.connect()
+        assert (await client.fetch()).status == 200
+        await client.aclose()
+        await trio.sleep(1)
+        served.stop.set()
+        await trio.sleep(2)
+        if cancelled:
+            served.scope.cancel()
+        assert await served.wait_ended() == (4 if cancelled else 7)
+    assert app.events == ["startup", "refused", "shutdown"]
+
+
+async def test_a_background_task_that_does_not_end_is_named(serving, log):
+    app = App()
+    app._http = background(app, inf, cleanup=20)
+    gave_up = []
+    async with serving(
+        app, graceful_timeout=5, cleanup_timeout=5, give_up=lambda: gave_up.append(True)
+    ) as served:
+        assert (await served.connect().fetch()).status == 200
+        served.stop.set()
+        assert await served.wait_ended() == 25
+    (line,) = log.troubles
+    assert line.startswith(
+        "WARNING application still running 5.0 s after it was cancelled, in its background task "
+    )
+    assert line.endswith("background.<locals>.work")
+    assert gave_up == [True]
+    assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+async def test_a_background_task_that_fails_ends_nothing(serving, log):
+    app = App()
+
+    async def fail():
+        raise SystemExit("no")
+
+    async def http(scope, receive, send):
+        scope["extensions"]["trigi"]["nursery"].start_soon(fail, name="fail")
+        await respond(send)
+
+    app._http = http
+    async with serving(app) as served:
+        client = served.connect()
+        for _ in range(2):
+            assert (await client.fetch()).status == 200
+        assert log.troubles == ["ERROR application failed in its background task fail"] * 2
+    assert app.events == ["startup", "shutdown"]

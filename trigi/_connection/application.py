@@ -12,7 +12,7 @@ from trigi.typing import Receive, Send
 
 from .exchange import Exchange
 
-__all__ = ["call_application"]
+__all__ = ["call_application", "failure_of"]
 
 
 @trio.lowlevel.enable_ki_protection  # Ctrl-C belongs to the program that serves, not to whichever request is running
@@ -31,13 +31,14 @@ async def call_application(
         with exchange.cancel_scope:
             await exchange.context.application(scope, receive, send)
     except BaseException as error:  # noqa: BLE001 - see above
-        return _failure(error, disconnected=exchange.disconnected)
+        return failure_of(error, disconnected=exchange.disconnected)
     finally:
         exchange.context.running.discard(exchange)
     return None
 
 
-def _failure(error: BaseException, *, disconnected: bool) -> BaseException | None:
+def failure_of(error: BaseException, *, disconnected: bool) -> BaseException | None:
+    """What of an exception is a failure: not that the task was cancelled, nor that its client has disconnected."""
     cancelled = trio.current_effective_deadline() == -inf
 
     def is_expected(leaf: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from email.utils import formatdate
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from trigi.config import Config
 from trigi.exceptions import BadConnection, BadRequest
 from trigi.typing import ASGI3Application
 
-__all__ = ["Connection", "ExchangeReport", "Observer", "ServerContext"]
+__all__ = ["Background", "Connection", "ExchangeReport", "Observer", "ServerContext"]
 
 
 class ExchangeReport(Protocol):
@@ -46,6 +47,12 @@ class Observer:
     def application_stuck(self, exchange: ExchangeReport, seconds: float) -> None:
         """An application was cancelled that many seconds ago and is still running."""
 
+    def background_failed(self, name: str, error: BaseException) -> None:
+        """A background task of an application's raised."""
+
+    def background_stuck(self, name: str, seconds: float) -> None:
+        """A background task was cancelled that many seconds ago and is still running."""
+
     def request_refused(self, connection: ConnectionInfo, error: BadRequest) -> None:
         """A request was answered with an error, or cut off, before an application saw it."""
 
@@ -69,6 +76,17 @@ class Connection(Protocol):
         """Finish what is open, start nothing: close now when idle, else after the open exchange."""
 
 
+class Background(Protocol):
+    """Where applications start tasks that outlive their requests; `background.Background` says how."""
+
+    @property
+    def names(self) -> list[str]:
+        """What the tasks that are running are called."""
+
+    def close(self) -> None:
+        """Take no more tasks."""
+
+
 class ServerContext:
     """What all connections of one server share.
 
@@ -80,6 +98,8 @@ class ServerContext:
         describe_tls: gives the `tls` extension of a stream whose handshake is done, or `None` without TLS.
         connections: every connection that can be asked to drain.
         draining: set once the server has begun to shut down.
+        background: the applications' tasks that outlive their requests; `None` without a server, when each connection
+            has its own.
         running: the exchanges whose applications are running (bounded by `concurrency_limit`).
     """
 
@@ -99,9 +119,16 @@ class ServerContext:
         self.describe_tls = describe_tls
         self.connections: set[Connection] = set()
         self.draining = trio.Event()
+        self.background: Background | None = None
         self.running: set[ExchangeReport] = set()
         self._default_headers: Headers = []
         self._default_headers_expire = 0.0
+
+    def with_background(self, background: Background) -> ServerContext:
+        """The same, all of it shared, but for `background`."""
+        context = copy(self)
+        context.background = background
+        return context
 
     def default_headers(self) -> Headers:
         """The `date` and `server` headers that a response gets if it has none of its own."""

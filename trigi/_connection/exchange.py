@@ -63,13 +63,17 @@ class Exchange(ABC):
         duration: seconds from then to the end of the response.
         body_expected: the reader will deliver more of the request's body.
         disconnected: the client has gone, or is treated as gone.
-        complete: the response has been handed to the transport, whole.
+        answered: the application has sent all of its response; on HTTP/2 some of it may still wait for a window.
+        complete: all of it has been handed to the transport.
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         is_websocket: the request asks for a WebSocket.
         zero_copy: `send_file` has the system copy the file to the connection.
         on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
+
+    inbox_size = 1
+    """Pieces of a body that may be in the inbox."""
 
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
@@ -81,6 +85,7 @@ class Exchange(ABC):
         self.extension: dict[str, Any] = {
             "cancel_scope": self.cancel_scope,
             "disconnect_grace": context.config.disconnect_grace,
+            "nursery": context.background,
             "shutting_down": context.draining,
         }
         self.status: int | None = None
@@ -90,6 +95,7 @@ class Exchange(ABC):
         self.body_expected = request.has_body
         self.disconnected = False
         self.complete = False
+        self.answered = False
         self.ended = False
         self.head_sent = False
         self.is_websocket = request.is_upgrade
@@ -105,6 +111,11 @@ class Exchange(ABC):
     def extensions(self) -> tuple[str, ...]:
         """The names of the ASGI extensions of an `http` scope that work here."""
         return EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to answer."""
+        return self.answered or self.ended
 
     @property
     def bodyless(self) -> bool:
@@ -139,7 +150,8 @@ class Exchange(ABC):
         grace = self.extension.get("disconnect_grace")
         if not isinstance(grace, int | float) or not grace >= 0:  # the application has put that there
             grace = self.context.config.disconnect_grace
-        self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
+        if not self.answered:
+            self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
         self._end()
 
     # Called by the application's side
@@ -150,7 +162,7 @@ class Exchange(ABC):
         A message that is there already is given without a checkpoint: frameworks ask for a disconnect inside a
         cancelled scope. Cancellation loses no message.
         """
-        if self.complete:
+        if self.answered:
             await self._tell_disconnect()
             return {"type": "http.disconnect"}
         if not self._request_given:
@@ -230,7 +242,7 @@ class Exchange(ABC):
 
     async def respond(self, status: int, headers: Headers | None = None) -> None:
         """Answer in the server's own name, unless the client has gone or part of another response has left."""
-        if self.ended:
+        if self.settled:
             return
         if self.head_sent:
             self.abort()
@@ -244,9 +256,9 @@ class Exchange(ABC):
             self.disconnect()
 
     def finish(self) -> None:
-        """The response is complete, or the WebSocket closed: its last byte has been handed to the transport."""
+        """The last byte of the response, or of the WebSocket, has been handed to the transport."""
         if not self.ended:
-            self.complete = True
+            self.complete = self.answered = True
             self._end()
 
     # What differs between the HTTP versions
@@ -317,7 +329,7 @@ class Exchange(ABC):
 
     def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
         if self._inbox is None:
-            size = self.context.config.websocket_queue_size if self.is_websocket else 1
+            size = self.context.config.websocket_queue_size if self.is_websocket else self.inbox_size
             self._inbox = trio.open_memory_channel[Message](size)
             if self.ended and not self._sending:
                 self._inbox[0].close()

@@ -27,15 +27,9 @@ from .context import ServerContext
 from .exchange import Exchange
 from .run_http import run_http
 from .run_websocket import run_websocket
-from .transport import READ_SIZE, Transport, UpgradedStream
+from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, UpgradedStream
 
 __all__ = ["HTTP1Connection"]
-
-DISCARD_SIZE = 256 * 1024
-"""Bytes of a request's body that are read for nothing after its response, so that the connection can be used again."""
-
-DISCARD_SECONDS = 2.0
-"""How long the client has for that, and how long a closing connection waits for it to read the last response."""
 
 
 class HTTP1Connection:

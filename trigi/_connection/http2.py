@@ -10,7 +10,17 @@ from math import inf
 
 import trio
 
-from trigi._protocol.events import Data, Goodbye, Pong, Prioritized, Refused, Request, Reset, WindowOpened
+from trigi._protocol.events import (
+    Data,
+    Goodbye,
+    Pause,
+    Pong,
+    Prioritized,
+    Refused,
+    Request,
+    Reset,
+    WindowOpened,
+)
 from trigi._protocol.http2 import ErrorCode, HTTP2Codec, HTTP2Event
 from trigi.exceptions import BadConnection, BadRequest
 
@@ -19,12 +29,13 @@ from .http2_exchange import HTTP2Exchange
 from .http2_writer import HTTP2Writer
 from .run_http import run_http
 from .run_websocket import run_websocket
-from .transport import READ_SIZE, Transport
+from .transport import DISCARD_SECONDS, READ_SIZE, Transport
 
 __all__ = ["HTTP2Connection"]
 
-DISCARD_SECONDS = 2.0
-"""How long a client has to end a request after its response, and to read why a connection is closed."""
+
+EVENTS_AT_ONCE = 128
+"""How many events of one read are handled before others have their turn: a client may send very small frames."""
 
 
 class HTTP2Connection:
@@ -47,17 +58,20 @@ class HTTP2Connection:
             self._codec,
             buffer_size=config.write_buffer_size,
             timeout=config.write_timeout,
+            on_sent=self._response_sent,
             on_ended=self._stream_ended,
             on_stalled=self._stalled,
+            on_broken=self._broken,
         )
         self._exchanges: dict[int, HTTP2Exchange] = {}
+        self._abandoned: set[HTTP2Exchange] = set()  # without a stream, while their applications work on
         self._reading = trio.CancelScope()
-        self._waiting_since = trio.current_time()  # for a request, its head, or the preface
+        self._idle_since = trio.current_time()
         self._open_head: int | None = None
+        self._head_since = self._idle_since  # when it began, or the preface did
         self._draining = False
         self._stopping = False
         self._client_finished = False
-        self._refused = False
         self._closing: dict[int, trio.Event] = {}  # streams whose request goes on after the response
 
     async def serve(self) -> None:
@@ -77,7 +91,7 @@ class HTTP2Connection:
                     for closed in self._closing.values():
                         closed.set()
                 await self._writer.finish()
-                if self._refused and not self.transport.broken:
+                if not self.transport.broken:  # a client may be sending, if only windows
                     await self.transport.linger(DISCARD_SECONDS)
                 await self.transport.close()
         finally:
@@ -107,9 +121,11 @@ class HTTP2Connection:
     # The reader
 
     async def _read(self) -> None:
-        self._take(self._received)
-        while not self._stopping:
+        await self._take(self._received)
+        while True:
             await self._writer.wait_written()
+            if self._stopping:
+                return
             with trio.CancelScope(deadline=self._deadline()) as self._reading:
                 await self._receive()
             if self._reading.cancelled_caught and trio.current_time() >= self._deadline():
@@ -119,8 +135,8 @@ class HTTP2Connection:
         """Until when something must have come: of the preface, of a head, or a request."""
         config = self.context.config
         if self._open_head is not None or not self._codec.established:
-            return self._waiting_since + config.header_timeout
-        return inf if self._exchanges else self._waiting_since + config.keep_alive_timeout
+            return self._head_since + config.header_timeout
+        return inf if self._exchanges else self._idle_since + config.keep_alive_timeout
 
     async def _receive(self) -> None:
         if self._client_finished:
@@ -130,21 +146,33 @@ class HTTP2Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if data:
-            self._take(data)
+            await self._take(data)
         elif self.context.config.half_close and self._exchanges:
             self._client_finished = True
+            for exchange in list(self._exchanges.values()):
+                if not self._codec.is_request_complete(exchange.stream_id):
+                    self._writer.reset(exchange.outgoing, ErrorCode.CANCEL)
+                    exchange.lose()
         else:
             self.transport.give_up()
             self.stop()
 
-    def _take(self, data: bytes | bytearray) -> None:
-        """Handle everything that was read, without waiting in between."""
-        for event in self._codec.receive_data(data, trio.current_time()):
+    async def _take(self, data: bytes | bytearray) -> None:
+        """Handle everything that was read."""
+        now = trio.current_time()
+        if not self._codec.established:
+            self._idle_since = now
+        self._codec.receive_data(data, now)
+        handled = 0
+        while not isinstance(event := self._codec.next_event(), Pause):
             self._handle(event)
+            handled += 1
+            if handled % EVENTS_AT_ONCE == 0:
+                await trio.lowlevel.cancel_shielded_checkpoint()
         open_head = self._codec.open_head
         if open_head != self._open_head:
             self._open_head = open_head
-            self._waiting_since = trio.current_time()
+            self._head_since = now
         self._writer.wake()
 
     def _handle(self, event: HTTP2Event) -> None:
@@ -175,7 +203,6 @@ class HTTP2Connection:
                 if not self._exchanges:
                     self.stop()
             case BadConnection():
-                self._refused = True
                 self.context.observer.connection_refused(self.transport.info, event)
                 self.stop()
 
@@ -199,14 +226,13 @@ class HTTP2Connection:
             await (run_websocket if exchange.is_websocket else run_http)(exchange)
         finally:
             self.context.running.discard(exchange)
-            self._codec.release(exchange.stream_id)
+            self._abandoned.discard(exchange)
+            self._codec.abandoned = len(self._abandoned)
 
     def _reset(self, event: Reset) -> None:
         if event.error is not None:
             self.context.observer.request_refused(self.transport.info, event.error)
         exchange = self._exchanges.get(event.stream_id)
-        if exchange is None or exchange not in self.context.running:
-            self._codec.release(event.stream_id)
         if exchange is not None:
             exchange.lose()
 
@@ -214,6 +240,8 @@ class HTTP2Connection:
         exchange = self._exchanges.get(event.stream_id)
         if exchange is not None:
             exchange.refuse_request(event.error)
+            if not self._codec.is_open(event.stream_id):
+                self._stream_ended(event.stream_id)
         elif self._codec.is_open(event.stream_id):
             self.context.observer.request_refused(self.transport.info, event.error)
             self._codec.answer(event.stream_id, event.error.status_hint, self.context.default_headers())
@@ -228,6 +256,13 @@ class HTTP2Connection:
 
     # Called by the writer
 
+    def _response_sent(self, stream_id: int) -> None:
+        """The end of a response is on its way."""
+        exchange = self._exchanges.get(stream_id)
+        if exchange is not None:
+            exchange.sent()
+            self._stream_ended(stream_id)
+
     def _stream_ended(self, stream_id: int) -> None:
         """This side of a stream has ended, or both have."""
         exchange = self._exchanges.get(stream_id)
@@ -238,10 +273,13 @@ class HTTP2Connection:
             self._applications.start_soon(self._discard_rest, exchange, self._closing[stream_id])
             return
         del self._exchanges[stream_id]
+        if not exchange.complete and exchange in self.context.running:
+            self._abandoned.add(exchange)
+            self._codec.abandoned = len(self._abandoned)
         if stream_id in self._closing:
             self._closing.pop(stream_id).set()
         if not self._exchanges:
-            self._waiting_since = trio.current_time()
+            self._idle_since = trio.current_time()
             self._reading.deadline = self._deadline()
             if self._draining or self._client_finished:
                 self.stop()
@@ -254,9 +292,11 @@ class HTTP2Connection:
             self._writer.reset(exchange.outgoing, ErrorCode.NO_ERROR)
 
     def _stalled(self, stream_id: int) -> None:
-        """A client takes nothing, for `write_timeout`."""
-        if not stream_id:
-            self.transport.give_up()
-            self.stop()
-        elif stream_id in self._exchanges:
+        """A client takes nothing on a stream, for `write_timeout`."""
+        if stream_id in self._exchanges:
             self._exchanges[stream_id].abort()
+
+    def _broken(self) -> None:
+        """A client takes nothing at all, or has gone."""
+        self.transport.give_up()
+        self.stop()

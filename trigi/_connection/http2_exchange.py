@@ -16,12 +16,9 @@ from trigi.typing import Message
 from .context import ServerContext
 from .exchange import Exchange
 from .http2_writer import HTTP2Writer, Outgoing
-from .transport import CLOSE_SECONDS
+from .transport import CLOSE_SECONDS, DISCARD_SIZE
 
 __all__ = ["HTTP2Exchange"]
-
-DISCARD_SIZE = 256 * 1024
-"""Bytes of a request's body that are read for nothing after its response, before the stream is reset."""
 
 
 class HTTP2Exchange(Exchange):
@@ -32,6 +29,8 @@ class HTTP2Exchange(Exchange):
         outgoing: what its stream has to send.
         tunnel: what the stream is once a WebSocket was accepted on it.
     """
+
+    inbox_size = 2  # one piece as a rule, and the rest of what came when the client has gone
 
     def __init__(
         self,
@@ -50,7 +49,7 @@ class HTTP2Exchange(Exchange):
         self._trailers_follow = False
         self._unread = bytearray()  # behind the message in the inbox
         self._unread_end = False
-        self._held = 0  # bytes that the application was not given, and the client can't send again
+        self._unacknowledged = 0  # bytes that the application was not given, and the client can't send again
         self._discarded = 0
 
     # Called by the reader
@@ -59,10 +58,10 @@ class HTTP2Exchange(Exchange):
         """A piece of the request's body has come. The stream's window bounds what can be waiting."""
         if self.tunnel is not None:
             self.tunnel.feed(data, more=more)
-        elif self.ended:
+        elif self.settled:
             self._discard(len(data))
         else:
-            self._held += len(data)
+            self._unacknowledged += len(data)
             self._unread += data
             self._unread_end = not more
             self._pass_on()
@@ -73,36 +72,40 @@ class HTTP2Exchange(Exchange):
         if self.tunnel is not None:
             self.tunnel.lose()
         else:
+            self._pass_on(at_most=self.inbox_size)  # what came counts
             self.disconnect()
 
-    def _pass_on(self) -> None:
-        """Into the inbox, if the message before it was received."""
+    def sent(self) -> None:
+        """The end of the response has been handed to the transport."""
+        if self.tunnel is None:
+            self.finish()
+
+    def _pass_on(self, *, at_most: int = 1) -> None:
+        """Into the inbox, if the message before it was received: many small frames make one message."""
         if self.is_websocket or not (self._unread or self._unread_end) or not self.body_expected:
             return
         sender, _ = self._open_inbox()
-        more = not self._unread_end
-        try:
-            sender.send_nowait({"type": "http.request", "body": bytes(self._unread), "more_body": more})
-        except trio.WouldBlock:
+        if sender.statistics().current_buffer_used >= at_most:
             return
-        self._unread.clear()
+        more = not self._unread_end
         self.body_expected = more
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the application has returned
+            sender.send_nowait({"type": "http.request", "body": bytes(self._unread), "more_body": more})
+        self._unread.clear()
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        if self._discarded > DISCARD_SIZE:
-            self._writer.reset(
-                self.outgoing, ErrorCode.NO_ERROR
-            )  # the response is complete all the same (RFC 9113, 8.1)
-        else:
+        if self._discarded <= DISCARD_SIZE:
             self._writer.return_window(self.stream_id, size)
+        elif self._codec.is_response_complete(self.stream_id):
+            self._writer.reset(self.outgoing, ErrorCode.NO_ERROR)  # RFC 9113, 8.1
 
     # Called by the application's side
 
     def acknowledge(self, message: Message) -> None:
         """The application has a piece of the body: the client may send as much more."""
         size = len(message["body"])
-        self._held -= size
+        self._unacknowledged -= size
         if size:
             self._writer.return_window(self.stream_id, size)
         self._pass_on()
@@ -122,7 +125,6 @@ class HTTP2Exchange(Exchange):
             ends = not more and not data
             self._writer.send_fields(self.outgoing, self._response_fields(), ends=ends)
             if ends:
-                self.finish()
                 return
         self.bytes_sent += len(data)
         if data or not more:
@@ -130,14 +132,14 @@ class HTTP2Exchange(Exchange):
         else:
             await trio.lowlevel.checkpoint()
         if not more:
-            self.finish()
+            self._settle()
 
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
-        wanted = self._trailers_follow and self.request.accepts_trailers
+        wanted = self._trailers_follow and self.request.accepts_trailers and not self.bodyless
         fields = [field for field in trailers if field[0] not in CONNECTION_SPECIFIC]
         await self._send(b"", ends=True, trailers=fields if wanted else [])
-        self.finish()
+        self._settle()
 
     async def send_informational(self, status: int, headers: Headers) -> None:
         """Send an interim response, unless the head has left."""
@@ -148,9 +150,9 @@ class HTTP2Exchange(Exchange):
 
     def refuse_request(self, error: BadRequest) -> None:
         """Answer, if nothing was sent, and treat the client as gone."""
-        self.context.observer.request_refused(self.connection, error)
-        if self.ended:
+        if self.settled:
             return
+        self.context.observer.request_refused(self.connection, error)
         if self.head_sent:
             self.abort()
             return
@@ -170,14 +172,17 @@ class HTTP2Exchange(Exchange):
         return self.tunnel
 
     def finish(self) -> None:
-        """The response is complete: what of the request is unread is not wanted any more."""
-        ended = self.ended
+        """The response is complete."""
         super().finish()
-        if not ended and self.tunnel is None:
-            held, self._held = self._held, 0
-            self._unread.clear()
-            if held and self._codec.is_open(self.stream_id):
-                self._discard(held)
+        self._settle()
+
+    def _settle(self) -> None:
+        """All of the response was handed over: what of the request is unread is not wanted any more."""
+        self.answered = True
+        size, self._unacknowledged = self._unacknowledged, 0
+        self._unread.clear()
+        if size and self.tunnel is None and self._codec.is_open(self.stream_id):
+            self._discard(size)
 
     def abort(self) -> None:
         """Reset the stream: the others go on."""
@@ -249,8 +254,8 @@ class TunnelStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send after what others have sent before; nothing at all waits for them."""
-        if self._closed:
-            raise trio.ClosedResourceError
+        if self._closed:  # by the session's reader, because there is nobody to read it
+            raise ClientDisconnected("the client has disconnected")
         await self._writer.send(self._outgoing, bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:

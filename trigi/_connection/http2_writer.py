@@ -27,6 +27,30 @@ PIECES_AT_ONCE = 16
 """How many small pieces an application may send before it lets others run."""
 
 
+class Patience:
+    """How long a client has been taking next to nothing of what waits for it.
+
+    Attributes:
+        since: when it took too little for the first time, `inf` while it takes enough.
+    """
+
+    def __init__(self) -> None:
+        self.since = inf
+        self._taken = 0
+
+    def begin(self) -> None:
+        """There is no window: the clock runs, if it does not run already."""
+        if self.since == inf:
+            self.since = trio.current_time()
+            self._taken = 0
+
+    def count(self, size: int, *, enough: float) -> None:
+        """Some was taken: that stops the clock when it is enough in all."""
+        self._taken += size
+        if self._taken >= enough:
+            self.since = inf
+
+
 class Outgoing:
     """What one stream has to send.
 
@@ -34,12 +58,14 @@ class Outgoing:
         stream_id: whose it is.
         priority: how urgent it is.
         lost: the stream was reset, or the connection has gone: nothing more is sent on it.
+        patience: with the client, on this stream.
     """
 
     def __init__(self, stream_id: int, priority: Priority) -> None:
         self.stream_id = stream_id
         self.priority = priority
         self.lost = False
+        self.patience = Patience()
         self._pieces: deque[memoryview] = deque()
         self._ends = False
         self._trailers: Headers = []
@@ -59,12 +85,16 @@ class Outgoing:
         return len(self._pieces)
 
     def put(self, data: bytes, *, ends: bool, trailers: Headers) -> int:
-        """Queue a piece; with `ends` the last, after which come the trailers. Its number, to wait for."""
-        self._pieces.append(memoryview(data))
-        self._size += len(data)
+        """Queue a piece; with `ends` the last, after which come the trailers. Its number, to wait for.
+
+        An end without bytes goes with the piece before it: it must not be left to wait for a window.
+        """
+        if data or not self._pieces:
+            self._pieces.append(memoryview(data))
+            self._size += len(data)
+            self._pieces_put += 1
         self._ends = ends
         self._trailers = trailers
-        self._pieces_put += 1
         return self._pieces_put
 
     async def wait_taken(self, number: int) -> None:
@@ -113,8 +143,10 @@ class HTTP2Writer:
         codec: the connection's; whoever makes it send something calls `wake()`.
         buffer_size: bytes that may wait, of all streams together, before their applications do.
         timeout: seconds that a client may take nothing, on a stream or at all.
-        on_ended: called with a stream's identifier when this side of it has ended.
-        on_stalled: called with the identifier of a stream on which the client takes nothing, 0 for the connection.
+        on_sent: called with a stream's identifier when the end of its response was taken.
+        on_ended: called with it when the stream ended otherwise.
+        on_stalled: called with the identifier of a stream on which the client takes nothing.
+        on_broken: called when the client has gone, or takes nothing at all.
     """
 
     def __init__(
@@ -124,21 +156,24 @@ class HTTP2Writer:
         *,
         buffer_size: float,
         timeout: float,
+        on_sent: Callable[[int], None],
         on_ended: Callable[[int], None],
         on_stalled: Callable[[int], None],
+        on_broken: Callable[[], None],
     ) -> None:
         self._transport = transport
         self._codec = codec
         self._buffer_size = buffer_size
         self._timeout = timeout
+        self._on_sent = on_sent
         self._on_ended = on_ended
         self._on_stalled = on_stalled
+        self._on_broken = on_broken
         self._streams: dict[int, Outgoing] = {}
         self._schedule = Schedule()
-        self._blocked: dict[
-            int, float
-        ] = {}  # streams whose windows are used up, and since when; the oldest first
-        self._blocked_since = inf  # so is the connection's
+        self._blocked: set[int] = set()  # streams whose windows are used up
+        self._is_blocked = False  # so is the connection's
+        self._patience = Patience()
         self._queued = 0
         self._wake = trio.Event()
         self._finishing = False
@@ -153,12 +188,13 @@ class HTTP2Writer:
                 if data:
                     await self._transport.write([data])
                     self._written.unpark_all()
+                    self._give_up_stalled()
                 elif self._finishing:
                     return
                 else:
                     await self._wait_for_more()
         except ClientDisconnected:
-            return
+            self._on_broken()
         finally:
             self._finishing = True
             self._written.unpark_all()
@@ -184,6 +220,8 @@ class HTTP2Writer:
     ) -> None:
         """Send a piece of a body after those that were put before it; the state changes before anything is awaited.
 
+        An end without bytes, with nothing before it, is sent at once: only bytes of bodies wait for windows and turns.
+
         Raises:
             ClientDisconnected: the stream was reset, or the client takes nothing.
 
@@ -193,11 +231,14 @@ class HTTP2Writer:
             raise ClientDisconnected("the client has disconnected")
         stream_id = outgoing.stream_id
         number = outgoing.put(data, ends=ends, trailers=trailers or [])
+        self._wake.set()
+        if not outgoing.size:
+            self._take(outgoing, 0)
+            return
         self._queued += len(data)
         self._streams[stream_id] = outgoing
         if stream_id not in self._blocked:
             self._schedule.add(stream_id, outgoing.priority)
-        self._wake.set()
         is_small = (
             self._queued + self._codec.unsent <= self._buffer_size and outgoing.pieces <= PIECES_AT_ONCE
         )
@@ -210,7 +251,7 @@ class HTTP2Writer:
         self._codec.send_headers(outgoing.stream_id, fields, end_stream=ends)
         self._wake.set()
         if ends:
-            self._on_ended(outgoing.stream_id)
+            self._on_sent(outgoing.stream_id)
 
     def answer(self, outgoing: Outgoing, status: int, headers: Headers) -> None:
         """Answer in the server's own name, and end the stream on both sides."""
@@ -229,7 +270,7 @@ class HTTP2Writer:
         outgoing.give_up()
         self._streams.pop(outgoing.stream_id, None)
         self._schedule.remove(outgoing.stream_id)
-        self._blocked.pop(outgoing.stream_id, None)
+        self._blocked.discard(outgoing.stream_id)
         self._wake.set()
         self._on_ended(outgoing.stream_id)
 
@@ -240,11 +281,9 @@ class HTTP2Writer:
 
     def open_window(self, stream_id: int) -> None:
         """The client takes more on a stream; with 0, on several."""
-        if self._codec.connection_window > 0:
-            self._blocked_since = inf
         for each in [stream_id] if stream_id else list(self._blocked):
             if each in self._blocked and self._codec.window(each) > 0:
-                del self._blocked[each]
+                self._blocked.discard(each)
                 self._schedule.add(each, self._streams[each].priority)
         self._wake.set()
 
@@ -256,37 +295,59 @@ class HTTP2Writer:
             self._schedule.add(outgoing.stream_id, priority)
 
     def _next_write(self) -> bytes:
-        """Frames for one write, of the streams whose turn it is."""
+        """Frames for one write, of the streams whose turn it is.
+
+        They are equally urgent: the application of a more urgent stream may have more to send after the write.
+        """
         codec = self._codec
+        self._is_blocked = False
+        urgency: int | None = None
         while codec.unsent < WRITE_SIZE and (stream_id := self._schedule.next()) is not None:
             outgoing = self._streams[stream_id]
             window = min(codec.window(stream_id), codec.connection_window)
-            if outgoing.size and window <= 0:
+            if window <= 0:
                 if codec.connection_window <= 0:
-                    self._blocked_since = min(self._blocked_since, trio.current_time())
+                    self._is_blocked = True
+                    self._patience.begin()
                     break
                 self._schedule.remove(stream_id)
-                self._blocked[stream_id] = trio.current_time()
+                self._blocked.add(stream_id)
+                outgoing.patience.begin()
                 continue
-            self._queued -= outgoing.take(codec, window)
-            if outgoing.pieces:
-                self._schedule.rotate()
-                continue
-            self._schedule.remove(stream_id)
-            del self._streams[stream_id]
-            if codec.is_response_complete(stream_id):
-                self._on_ended(stream_id)
+            if urgency not in (None, outgoing.priority.urgency):
+                break
+            urgency = outgoing.priority.urgency
+            self._schedule.rotate()
+            self._take(outgoing, window)
         return codec.data_to_send()
+
+    def _take(self, outgoing: Outgoing, window: int) -> None:
+        size = outgoing.take(self._codec, window)
+        self._queued -= size
+        self._patience.count(size, enough=WRITE_SIZE)
+        # All streams together may be as slow as one connection of HTTP/1.1.
+        outgoing.patience.count(size, enough=WRITE_SIZE / len(self._streams) if outgoing.pieces else 0)
+        if not outgoing.pieces:
+            self._schedule.remove(outgoing.stream_id)
+            self._streams.pop(outgoing.stream_id, None)
+            if self._codec.is_response_complete(outgoing.stream_id):
+                self._on_sent(outgoing.stream_id)
 
     async def _wait_for_more(self) -> None:
         self._wake = trio.Event()
-        deadline = min(self._blocked_since, next(iter(self._blocked.values()), inf)) + self._timeout
+        waits = [self._streams[stream_id].patience.since for stream_id in self._blocked]
+        if self._is_blocked:
+            waits.append(self._patience.since)
+        deadline = min(waits, default=inf) + self._timeout
         with trio.CancelScope(deadline=deadline) as scope:
             await self._wake.wait()
-        if not scope.cancelled_caught:
-            return
-        late = trio.current_time() - self._timeout
-        if self._blocked_since <= late:
-            self._on_stalled(0)
-        for stream_id in [each for each, since in self._blocked.items() if since <= late]:
-            self._on_stalled(stream_id)
+        if scope.cancelled_caught:
+            self._give_up_stalled()
+
+    def _give_up_stalled(self) -> None:
+        now = trio.current_time()
+        if self._is_blocked and self._patience.since + self._timeout <= now:
+            self._on_broken()
+        for each in list(self._blocked):
+            if each in self._blocked and self._streams[each].patience.since + self._timeout <= now:
+                self._on_stalled(each)

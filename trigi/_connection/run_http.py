@@ -50,7 +50,7 @@ async def run_http(exchange: Exchange) -> None:
         if failure is not None:
             context.observer.application_failed(exchange, failure)
         await trio.lowlevel.checkpoint_if_cancelled()
-        if exchange.ended:
+        if exchange.settled:
             return
         timed_out = exchange.cancel_scope.cancel_called  # whatever the application made of it
         if failure is None and not timed_out:
@@ -60,7 +60,7 @@ async def run_http(exchange: Exchange) -> None:
             context.observer.application_failed(exchange, failure)
         await exchange.respond(504 if timed_out else 500)
     finally:
-        if not exchange.ended:
+        if not exchange.settled:
             exchange.abort()
         exchange.release()
 

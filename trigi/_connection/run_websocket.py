@@ -27,7 +27,7 @@ from trigi._protocol.headers import check_headers, content_length
 from trigi._protocol.scope import websocket_scope
 from trigi._protocol.websocket import Closed, Message, WebSocketCodec
 from trigi._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
-from trigi.exceptions import ApplicationError, BadRequest, ClientDisconnected
+from trigi.exceptions import ApplicationError, BadRequest, ClientDisconnected, InvalidMessage
 from trigi.typing import Message as ASGIMessage
 
 from .application import call_application
@@ -74,7 +74,7 @@ async def run_websocket(exchange: Exchange) -> None:
             await trio.lowlevel.checkpoint_if_cancelled()
             await call.finish(failed=failure is not None)
     finally:
-        if not exchange.ended:
+        if not exchange.settled:
             exchange.abort()
         exchange.release()
 
@@ -204,6 +204,8 @@ class WebSocketCall:
         """A denial response is a response (extension websocket.http.response), after which the connection closes."""
         status, headers = check_start(message)
         content_length(headers, message["type"])
+        if status < 300 and self._handshake.status == 200:  # RFC 8441, 5: that would accept
+            raise InvalidMessage(f"{message['type']}: over HTTP/2 a status of {status} accepts")
         headers.append((b"connection", b"close"))
         await self._denial.send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -218,7 +220,7 @@ class WebSocketCall:
         exchange = self._exchange
         if self.state is WebSocket.OPEN:
             await self._accepted.wait()
-        if exchange.ended:
+        if exchange.settled:
             return
         if self.state is WebSocket.OPEN:
             with suppress(ClientDisconnected):

@@ -9,6 +9,7 @@ import trio
 
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 
+from .background import open_background
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .http2 import HTTP2Connection
@@ -23,8 +24,22 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
 
     A `trio.SSLStream` is taken through its handshake first, within `tls_handshake_timeout`.
 
+    Without a server that has opened `context.background`, this connection opens one for itself, and waits at its end
+    for what applications have started there.
+
     Cancellation: cancels the application calls, waits for them, closes the stream at once.
     """
+    if context.background is not None:
+        await _serve_stream(stream, context)
+        return
+    try:
+        async with trio.open_nursery() as nursery, open_background(nursery, context.observer) as background:
+            await _serve_stream(stream, context.with_background(background))
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
     info = _connection_info(stream)
     try:
         if isinstance(stream, trio.SSLStream):

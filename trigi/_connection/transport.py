@@ -32,6 +32,12 @@ AT_ONCE_SIZE = 64 * 1024
 AT_ONCE_COST = 4096
 """What each write counts for beside its bytes: small ones take time, too."""
 
+DISCARD_SIZE = 256 * 1024
+"""Bytes of a request's body that are read for nothing after its response, so that the connection can be used on."""
+
+DISCARD_SECONDS = 2.0
+"""How long a client has for that, and how long a closing connection waits for it to read what was sent last."""
+
 CLOSE_SECONDS = 2.0
 """What a closing stream may take to say good-bye (TLS has an alert for it)."""
 

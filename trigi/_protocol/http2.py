@@ -1,6 +1,6 @@
 """HTTP/2 bytes become events, and responses become HTTP/2 bytes (RFC 9113), over h2.
 
-    receive_data -> `FrameReader`      whole frames of the right form
+    next_event   -> `FrameReader`      whole frames of the right form
                  -> `_receive_frame`   what a stream's state does not allow; floods; what is only one stream's error
                  -> `Engine`           h2: compression, states, windows, settings
                  -> `read_request`     fields -> `Request`
@@ -13,13 +13,24 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from math import inf
 from typing import Final
 
 from trigi.config import Config
 from trigi.exceptions import BadConnection, BadRequest
 
-from .events import Data, Goodbye, Headers, Pong, Prioritized, Refused, Request, Reset, WindowOpened
+from .events import (
+    NEED_DATA,
+    Data,
+    Goodbye,
+    Headers,
+    Pause,
+    Pong,
+    Prioritized,
+    Refused,
+    Request,
+    Reset,
+    WindowOpened,
+)
 from .http2_fields import Malformed, check_trailers, read_request
 from .http2_frames import (
     ACK,
@@ -36,6 +47,7 @@ from .http2_frames import (
 )
 from .http2_h2 import INITIAL_WINDOW, Engine
 from .http2_priority import parse_priority
+from .http2_rates import Rates
 
 __all__ = ["FRAME_SIZE", "ErrorCode", "HTTP2Codec", "HTTP2Event"]
 
@@ -53,9 +65,6 @@ HEAD_SIZE_MARGIN: Final = 4
 RESETS_REMEMBERED: Final = 1000
 """Streams that were reset from here, on which the client may send for a while without knowing it."""
 
-RATE_SECONDS: Final = 10.0
-"""What `h2_reset_limit` and `h2_control_frame_limit` are counted over."""
-
 
 @dataclass(slots=True)
 class _Stream:
@@ -68,6 +77,7 @@ class _Stream:
         request_complete: the client has ended its side.
         response_complete: so has the server.
         is_tunnel: it carries a WebSocket.
+        is_refused: its body is too large; no more of it is told.
     """
 
     remaining: int | None
@@ -76,6 +86,7 @@ class _Stream:
     unreturned: int = 0
     response_complete: bool = False
     is_tunnel: bool = False
+    is_refused: bool = False
 
 
 class HTTP2Codec:
@@ -83,22 +94,25 @@ class HTTP2Codec:
 
     Attributes:
         streams_ever: how many requests there were.
+        abandoned: streams that are closed and count as open, for their applications still run: a client could otherwise
+            have any number of them.
     """
 
     def __init__(self, config: Config) -> None:
         self.streams_ever = 0
+        self.abandoned = 0
         self._config = config
         self._reader = FrameReader(HEAD_SIZE_MARGIN * config.head_size_limit)
         self._output = bytearray()
         self._streams: dict[int, _Stream] = {}
         self._reset: dict[int, None] = {}  # by this side, the oldest first
-        self._abandoned: set[int] = set()  # reset by the client, while applications work on
         self._highest = 0  # of the client's stream identifiers
-        self._goaway_sent = False
+        self._goodbye_said = False
+        self._broken = False
         self._last_accepted = HIGHEST_STREAM
         self._unreturned = 0  # of the connection's window
-        self._rates_began = -inf
-        self._resets = self._control_frames = 0
+        self._unseen = 0  # the same, of bytes that h2 does not know of
+        self._rates = Rates(config)
         self._window = int(config.h2_stream_window)
         self._engine = Engine(
             stream_limit=config.h2_max_concurrent_streams,
@@ -131,6 +145,11 @@ class HTTP2Codec:
         """Whether either side of a stream may still send on it."""
         return stream_id in self._streams
 
+    def is_request_complete(self, stream_id: int) -> bool:
+        """Whether the client sends nothing more on a stream."""
+        stream = self._streams.get(stream_id)
+        return stream is None or stream.request_complete
+
     def is_response_complete(self, stream_id: int) -> bool:
         """Whether nothing more can be sent on a stream."""
         stream = self._streams.get(stream_id)
@@ -147,104 +166,98 @@ class HTTP2Codec:
 
     # Receiving
 
-    def receive_data(self, data: bytes | bytearray, now: float) -> list[HTTP2Event]:
-        """Take bytes from the client, and give what they mean, in order.
-
-        After a `BadConnection`, which is the last event of all, nothing more is read.
+    def receive_data(self, data: bytes | bytearray, now: float) -> None:
+        """Take bytes from the client. Nothing is done with them before `next_event()`.
 
         Args:
             data: may be empty.
             now: the time, in seconds since whenever.
         """
-        events: list[HTTP2Event] = []
         self._reader.receive_data(data)
-        if now >= self._rates_began + RATE_SECONDS:
-            self._rates_began = now
-            self._resets = self._control_frames = 0
+        self._rates.advance(now)
+
+    def next_event(self) -> HTTP2Event | Pause:
+        """The next event, `NEED_DATA` when there is none. After `BadConnection` nothing more is read.
+
+        Frames are read one by one: what an event leads to is done before the next frame changes the state again.
+        """
+        if self._broken:
+            return NEED_DATA
         try:
             while (frame := self._reader.next_frame()) is not None:
-                self._receive_frame(frame, events)
+                event = self._receive_frame(frame)
+                if event is not None:
+                    return event
         except Violation as error:
-            events.append(self._violated(error))
-        return events
+            self._broken = self._goodbye_said = True
+            self._streams.clear()  # h2 would not have them any more
+            self._output += _goaway(min(self._highest, self._last_accepted), error.code)
+            return BadConnection(error.reason, error_code=error.code.name, limit=error.limit)
+        return NEED_DATA
 
-    def _violated(self, error: Violation) -> BadConnection:
-        self._goaway_sent = True
-        self._output += _goaway(self._highest, error.code)
-        return BadConnection(error.reason, error_code=error.code.name, limit=error.limit)
-
-    def _receive_frame(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_frame(self, frame: Frame) -> HTTP2Event | None:
         match frame.type:
             case FrameType.DATA:
-                self._receive_body(frame, events)
+                return self._receive_body(frame)
             case FrameType.HEADERS:
-                self._receive_fields(frame, events)
-            case FrameType.WINDOW_UPDATE:
-                self._count_control_frame()
-                self._receive_window_update(frame, events)
+                return self._receive_fields(frame)
             case FrameType.RST_STREAM:
-                self._receive_reset(frame, events)
+                return self._receive_reset(frame)
+        self._rates.count_control_frame()
+        match frame.type:
+            case FrameType.GOAWAY:
+                return Goodbye()  # h2 would end all streams with it
+            case FrameType.WINDOW_UPDATE:
+                return self._receive_window_update(frame)
             case FrameType.SETTINGS:
-                self._count_control_frame()
                 self._engine.receive_settings(frame.flags, frame.payload)
                 self._take_output()
-                events.append(WindowOpened(0))
+                return WindowOpened(0)
+            case FrameType.PING if frame.flags & ACK:
+                return Pong()
             case FrameType.PING:
-                self._count_control_frame()
-                if frame.flags & ACK:
-                    events.append(Pong())
-                else:
-                    self._output += encode_frame(FrameType.PING, ACK, 0, frame.payload)
-            case FrameType.GOAWAY:
-                events.append(Goodbye())  # h2 would end all streams with it
+                self._output += encode_frame(FrameType.PING, ACK, 0, frame.payload)
             case FrameType.PRIORITY_UPDATE:
-                self._count_control_frame()
-                self._receive_priority_update(frame, events)
+                return self._receive_priority_update(frame)
             case FrameType.PRIORITY:
-                self._count_control_frame()
-                self._check_priority(frame, events)
-            case _:
-                self._count_control_frame()  # and ignored (RFC 9113, 5.5)
+                return self._check_priority(frame)
+        return None  # other frames are ignored (RFC 9113, 5.5)
 
-    def _receive_fields(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_fields(self, frame: Frame) -> HTTP2Event | None:
         stream_id = frame.stream_id
         if not stream_id % 2:
             raise Violation(ErrorCode.PROTOCOL_ERROR, "a stream identifier of the server's")
         if stream_id > self._highest:
-            self._open_stream(frame, events)
-            return
+            return self._open_stream(frame)
         stream = self._live_stream(stream_id)
         fields = self._engine.read_fields(frame.payload)
         if stream is None:
-            return
+            self._rates.count_control_frame()
+            return None
         if stream.request_complete:
-            self._break_stream(stream_id, "a field section after the end", events, ErrorCode.STREAM_CLOSED)
-            return
+            return self._break_stream(stream_id, "a field section after the end", ErrorCode.STREAM_CLOSED)
         if stream.is_tunnel:  # RFC 9113, 8.5
-            self._break_stream(stream_id, "a field section in a tunnel", events)
-            return
+            return self._break_stream(stream_id, "a field section in a tunnel")
         try:
             check_trailers(fields, ends=bool(frame.flags & END_STREAM), missing=stream.remaining)
         except Malformed as error:
-            self._break_stream(stream_id, str(error), events)
-            return
+            return self._break_stream(stream_id, str(error))
         # To h2 it is the end of the body: trailers are ours.
         self._engine.receive_body(stream_id, END_STREAM, b"")
         self._request_ended(stream_id, stream)
-        events.append(Data(b"", more=False, stream_id=stream_id))
+        return Data(b"", more=False, stream_id=stream_id)
 
-    def _open_stream(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _open_stream(self, frame: Frame) -> HTTP2Event | None:
         stream_id = frame.stream_id
         self._highest = stream_id
         has_body = not frame.flags & END_STREAM
-        if self._config.h2_max_concurrent_streams <= len(self._streams) + len(self._abandoned) or (
-            stream_id > self._last_accepted
-        ):
+        is_full = len(self._streams) + self.abandoned >= self._config.h2_max_concurrent_streams
+        if is_full or stream_id > self._last_accepted:
             self._engine.read_fields(frame.payload)
-            self._count_control_frame()
+            self._rates.count_control_frame()
             self._remember_reset(stream_id)
             self._output += _rst_stream(stream_id, ErrorCode.REFUSED_STREAM)
-            return
+            return None
         flags = frame.flags & END_STREAM | END_HEADERS
         fields = self._engine.open_stream(stream_id, flags, frame.payload)
         stream = self._streams[stream_id] = _Stream(None, request_complete=not has_body)
@@ -253,63 +266,64 @@ class HTTP2Codec:
                 fields, stream_id=stream_id, has_body=has_body, config=self._config
             )
         except Malformed as error:
-            self._break_stream(stream_id, str(error), events)
+            return self._break_stream(stream_id, str(error))
         except BadRequest as error:
-            events.append(Refused(stream_id, error))
-        else:
-            stream.is_tunnel = request.is_upgrade
-            self.streams_ever += 1
-            self._control_frames = max(self._control_frames - 1, 0)
-            events.append(request)
+            return Refused(stream_id, error)
+        stream.is_tunnel = request.is_upgrade
+        self.streams_ever += 1
+        self._rates.earn(1)
+        return request
 
-    def _receive_body(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_body(self, frame: Frame) -> HTTP2Event | None:
         stream_id, data = frame.stream_id, frame.payload
         ends = bool(frame.flags & END_STREAM)
         if not data and not ends:
-            self._count_control_frame()
+            self._rates.count_control_frame()
         stream = self._live_stream(stream_id)
         if stream is None or stream.request_complete:
-            # h2 knows nothing of these bytes, and nothing of their return.
-            if frame.size:
-                self._output += _window_update(0, frame.size)
-            if stream is not None:
-                self._break_stream(stream_id, "data after the end", events, ErrorCode.STREAM_CLOSED)
-            return
+            self._return_unseen(frame.size)
+            if stream is None:
+                self._rates.count_control_frame()
+                return None
+            return self._break_stream(stream_id, "data after the end", ErrorCode.STREAM_CLOSED)
         padding = frame.size - len(data)
-        if padding:  # it is under flow control, too (RFC 9113, 6.9.1)
+        if padding:  # h2 must count it: it is under flow control, too (RFC 9113, 6.9.1)
             data = bytes([padding - 1]) + data + bytes(padding - 1)
         self._engine.receive_body(stream_id, frame.flags & (END_STREAM | PADDED), data)
         data = frame.payload
         self._return_connection_window(frame.size)
-        self.return_window(stream_id, padding)
+        if not ends:
+            self.return_window(stream_id, padding)
         stream.received += len(data)
         if stream.remaining is not None:
             stream.remaining -= len(data)
             if stream.remaining < 0 or (ends and stream.remaining):
                 how = "more" if stream.remaining < 0 else "less"
-                self._break_stream(stream_id, f"{how} body than the content-length said", events)
-                return
+                return self._break_stream(stream_id, f"{how} body than the content-length said")
         if ends:
             self._request_ended(stream_id, stream)
-        if stream.received > self._config.body_size_limit:
-            error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
-            events.append(Refused(stream_id, error))
-        elif data or ends:
-            events.append(Data(data, more=not ends, stream_id=stream_id))
+        if stream.received > self._config.body_size_limit and not (
+            stream.is_tunnel or stream.response_complete
+        ):
+            if not stream.is_refused:
+                stream.is_refused = True
+                error = BadRequest("request body too large", status_hint=413, limit="body_size_limit")
+                return Refused(stream_id, error)
+            data = b""
+        return Data(data, more=not ends, stream_id=stream_id) if data or ends else None
 
-    def _receive_reset(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_reset(self, frame: Frame) -> HTTP2Event | None:
         stream_id = frame.stream_id
         if self._is_idle(stream_id):
             raise Violation(ErrorCode.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         if stream_id not in self._streams:
-            self._count_control_frame()
-            return
-        self._count_reset()
+            self._rates.count_control_frame()
+            return None
+        self._rates.count_reset()
         self._forget(stream_id)
-        self._abandoned.add(stream_id)
-        events.append(Reset(stream_id))
+        return Reset(stream_id)
 
-    def _receive_window_update(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_window_update(self, frame: Frame) -> HTTP2Event | None:
         stream_id = frame.stream_id
         increment = int.from_bytes(frame.payload) & 0x7FFFFFFF
         if self._is_idle(stream_id):
@@ -317,32 +331,33 @@ class HTTP2Codec:
         if not stream_id and not increment:
             raise Violation(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by nothing")
         if stream_id and stream_id not in self._streams:
-            return
+            return None
         if not increment:
-            self._break_stream(stream_id, "WINDOW_UPDATE by nothing", events)
-        elif stream_id and self.window(stream_id) + increment > HIGHEST_STREAM:
-            self._break_stream(stream_id, "window too large", events, ErrorCode.FLOW_CONTROL_ERROR)
-        else:
-            self._engine.receive_window_update(stream_id, increment)
-            events.append(WindowOpened(stream_id))
+            return self._break_stream(stream_id, "WINDOW_UPDATE by nothing")
+        if stream_id and self.window(stream_id) + increment > HIGHEST_STREAM:
+            return self._break_stream(stream_id, "window too large", ErrorCode.FLOW_CONTROL_ERROR)
+        self._engine.receive_window_update(stream_id, increment)
+        return WindowOpened(stream_id)
 
-    def _receive_priority_update(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _receive_priority_update(self, frame: Frame) -> HTTP2Event | None:
         """RFC 9218, 7.1. Of a stream that is not open, also of one that is not open yet, nothing is kept."""
         stream_id = int.from_bytes(frame.payload[:4]) & 0x7FFFFFFF
         if not stream_id % 2:
             raise Violation(ErrorCode.PROTOCOL_ERROR, "PRIORITY_UPDATE of no stream of the client's")
-        if stream_id in self._streams:
-            events.append(Prioritized(stream_id, parse_priority(frame.payload[4:])))
+        if stream_id not in self._streams:
+            return None
+        return Prioritized(stream_id, parse_priority(frame.payload[4:]))
 
-    def _check_priority(self, frame: Frame, events: list[HTTP2Event]) -> None:
+    def _check_priority(self, frame: Frame) -> HTTP2Event | None:
         """The priorities of RFC 7540 mean nothing any more, but their form is checked (RFC 9113, 6.3)."""
         stream_id = frame.stream_id
         if frame.size != 5:
             if stream_id not in self._streams:
                 raise Violation(ErrorCode.FRAME_SIZE_ERROR, f"PRIORITY of {frame.size} bytes")
-            self._break_stream(stream_id, "PRIORITY of a wrong size", events, ErrorCode.FRAME_SIZE_ERROR)
-        elif int.from_bytes(frame.payload[:4]) & 0x7FFFFFFF == stream_id:
+            return self._break_stream(stream_id, "PRIORITY of a wrong size", ErrorCode.FRAME_SIZE_ERROR)
+        if int.from_bytes(frame.payload[:4]) & 0x7FFFFFFF == stream_id:
             raise Violation(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+        return None
 
     def _live_stream(self, stream_id: int) -> _Stream | None:
         """An open stream; `None` for one that was reset from here, of which the client may not know yet."""
@@ -357,39 +372,16 @@ class HTTP2Codec:
         """Whether nobody has opened a stream; those with even identifiers are the server's, and it opens none."""
         return stream_id > self._highest or (stream_id > 0 and stream_id % 2 == 0)
 
-    def _break_stream(
-        self,
-        stream_id: int,
-        reason: str,
-        events: list[HTTP2Event],
-        code: ErrorCode = ErrorCode.PROTOCOL_ERROR,
-    ) -> None:
+    def _break_stream(self, stream_id: int, reason: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> Reset:
         """Answer a stream error (RFC 9113, 5.4.2). A client may make a server reset streams only so often, too."""
-        self._count_reset()
+        self._rates.count_reset()
         self.reset(stream_id, code)
-        self._abandoned.add(stream_id)
-        events.append(Reset(stream_id, BadRequest(f"HTTP/2 stream {stream_id}: {code.name}: {reason}")))
-
-    def _count_reset(self) -> None:
-        self._resets += 1
-        if self._resets > self._config.h2_reset_limit:
-            raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset", limit="h2_reset_limit")
-
-    def _count_control_frame(self) -> None:
-        self._control_frames += 1
-        if self._control_frames > self._config.h2_control_frame_limit:
-            raise Violation(
-                ErrorCode.ENHANCE_YOUR_CALM, "too many control frames", limit="h2_control_frame_limit"
-            )
+        return Reset(stream_id, BadRequest(f"HTTP/2 stream {stream_id}: {code.name}: {reason}"))
 
     def _request_ended(self, stream_id: int, stream: _Stream) -> None:
         stream.request_complete = True
         if stream.response_complete:
             self._forget(stream_id)
-
-    def release(self, stream_id: int) -> None:
-        """The application of a stream has ended: a client could otherwise have any number of them at once."""
-        self._abandoned.discard(stream_id)
 
     # Sending
 
@@ -411,7 +403,7 @@ class HTTP2Codec:
         self._engine.send_data(stream_id, data, end_stream=end_stream)
         self._take_output()
         # For each piece the client may open both windows, and ask how fast the connection is.
-        self._control_frames = max(self._control_frames - 3, 0)
+        self._rates.earn(3)
         if end_stream:
             self._response_ended(stream_id)
 
@@ -449,8 +441,8 @@ class HTTP2Codec:
 
     def say_goodbye(self) -> None:
         """Say which stream was the last: later ones are refused, and can be tried again elsewhere."""
-        if not self._goaway_sent:
-            self._goaway_sent = True
+        if not self._goodbye_said:
+            self._goodbye_said = True
             self._last_accepted = self._highest
             self._output += _goaway(self._highest, ErrorCode.NO_ERROR)
 
@@ -461,10 +453,17 @@ class HTTP2Codec:
 
     def _return_connection_window(self, size: int) -> None:
         self._unreturned += size
-        if self._unreturned * 2 >= CONNECTION_WINDOW:
+        if self._unreturned * 4 >= CONNECTION_WINDOW:
             self._engine.open_window(self._unreturned)
             self._unreturned = 0
             self._take_output()
+
+    def _return_unseen(self, size: int) -> None:
+        """The same for bytes on streams that h2 has forgotten: it has not counted them, nor will their return."""
+        self._unseen += size
+        if self._unseen * 4 >= CONNECTION_WINDOW:
+            self._output += _window_update(0, self._unseen)
+            self._unseen = 0
 
     def _response_ended(self, stream_id: int) -> None:
         stream = self._streams[stream_id]

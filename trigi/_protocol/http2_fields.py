@@ -10,7 +10,7 @@ from trigi.exceptions import BadRequest
 
 from .events import Headers, Request
 from .headers import LENGTH, TOKEN, is_host
-from .http2_priority import UNSIGNALLED, parse_priority
+from .http2_priority import UNSIGNALLED, Priority, parse_priority
 
 __all__ = ["CONNECTION_SPECIFIC", "FIELD_OVERHEAD", "Malformed", "check_trailers", "read_request"]
 
@@ -85,9 +85,13 @@ def read_request(
         accepts_trailers=b"te" in values,
         is_upgrade=protocol is not None,
         stream_id=stream_id,
-        priority=parse_priority(values[b"priority"]) if b"priority" in values else UNSIGNALLED,
+        priority=_priority(headers) if b"priority" in values else UNSIGNALLED,
     )
     return request, length
+
+
+def _priority(headers: Headers) -> Priority:
+    return parse_priority(b", ".join([value for name, value in headers if name == b"priority"]))
 
 
 def check_trailers(fields: Headers, *, ends: bool, missing: int | None) -> None:

@@ -8,13 +8,13 @@ is in a field section, and settings that mean nothing.
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from hpack import Decoder, HeaderTuple, HPACKError, OversizedHeaderListError
+from hpack import Decoder, Encoder, HeaderTuple, HPACKError, OversizedHeaderListError
 
 from .events import Headers
 from .http2_frames import LARGEST_FRAME, PREFACE, ErrorCode, FrameType, Violation, encode_frame
@@ -40,6 +40,12 @@ HEEDED_SETTINGS: Final = frozenset(
     }
 )
 """What h2 is told of: it would keep any others, too, as many as a client makes up."""
+
+HUFFMAN_SIZE: Final = 1024
+"""Bytes of a value that is compressed by Huffman's code."""
+
+UPDATES_LIMIT: Final = 16
+"""Changes of the compression's memory in one field block: two can be of use (RFC 7541, 4.2), and each takes time."""
 
 SETTING: Final = struct.Struct(">HL")
 
@@ -71,6 +77,7 @@ class Engine:
         self._decoder = _Decoder(head_size_limit)
         self._h2 = _H2Connection(CONFIGURATION)
         self._h2.decoder = self._decoder
+        self._encoder = self._h2.encoder = _Encoder()
         self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = (
             stream_window  # once the client has said so
         )
@@ -114,6 +121,7 @@ class Engine:
                 known = min(value, HEADER_TABLE_SIZE) if code == SettingCodes.HEADER_TABLE_SIZE else value
                 settings.append(SETTING.pack(code, known))
         self._receive(FrameType.SETTINGS, flags, 0, b"".join(settings))
+        self._encoder.forget_changes()
 
     def receive_window_update(self, stream_id: int, increment: int) -> None:
         """A WINDOW_UPDATE frame on the connection, or an open stream."""
@@ -167,6 +175,21 @@ class _H2Connection(H2Connection):
         return 0
 
 
+class _Encoder(Encoder):
+    """Field sections, compressed in a time that a client can't make long."""
+
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        """Huffman's code only where values are short: for long ones it takes a time quadratic in their length."""
+        short = huffman and all(len(value) <= HUFFMAN_SIZE for _, value in headers)
+        return super().encode(headers, huffman=short)
+
+    def forget_changes(self) -> None:
+        """Of many changes of the memory's size, only the smallest and the last need to be told (RFC 7541, 4.2)."""
+        changes = self.table_size_changes
+        if len(changes) > 2:
+            self.table_size_changes = [min(changes), changes[-1]]
+
+
 class _Decoder(Decoder):
     """Field sections, decompressed for the codec and hidden from h2, which would judge them for itself.
 
@@ -185,6 +208,8 @@ class _Decoder(Decoder):
         Raises:
             Violation: it can't be decompressed, so that the state of the compression is lost.
         """
+        if _updates(data) > UPDATES_LIMIT:
+            raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "a field block of nothing but table size updates")
         try:
             self.fields = super().decode(data, raw=True)  # type: ignore[assignment] # raw: bytes
         except OversizedHeaderListError:
@@ -194,3 +219,16 @@ class _Decoder(Decoder):
         except HPACKError as error:
             raise Violation(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         return []
+
+
+def _updates(block: bytes) -> int:
+    """How many dynamic table size updates a block begins with, one more than allowed at most (RFC 7541, 6.3)."""
+    count = position = 0
+    while count <= UPDATES_LIMIT and position < len(block) and block[position] & 0xE0 == 0x20:
+        count += 1
+        if block[position] & 0x1F == 0x1F:  # the integer goes on (RFC 7541, 5.1)
+            position += 1
+            while position < len(block) and block[position] & 0x80:
+                position += 1
+        position += 1
+    return count

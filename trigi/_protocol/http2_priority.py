@@ -14,15 +14,26 @@ from typing import Final, NamedTuple
 
 __all__ = ["UNSIGNALLED", "Priority", "Schedule", "parse_priority"]
 
-# RFC 9651: a member of a dictionary is a key with a value or without, and parameters, which mean nothing here.
-_BARE = r'"(?:[^"\\]|\\.)*"|[^",;]*'
-_MEMBER: Final = re.compile(
-    rf"[ \t]*([a-z*][a-z0-9_.*-]*)(?:=({_BARE}))?(?:[ \t]*;[^,]*)?[ \t]*(?:,|\Z)", re.DOTALL
+# A dictionary of RFC 9651: its members' keys and values. All quantifiers are possessive, so that no text, however it is
+# made, is read twice.
+_KEY = r"[a-z*][a-z0-9_.*-]*+"
+_BARE_ITEM = (
+    r"(?>-?+(?>[0-9]{1,12}+\.[0-9]{1,3}+|[0-9]{1,15}+)(?![0-9.])"  # a decimal, an integer
+    r'|"(?>[ !#-\[\]-~]|\\["\\])*+"'  # a string
+    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+"  # a token
+    r"|:[A-Za-z0-9+/=]*+:"  # bytes
+    r"|\?[01]"  # a boolean
+    r"|@-?+[0-9]{1,15}+(?![0-9.])"  # a date
+    r'|%"(?>[ !#$&-~]|%[0-9a-f]{2})*+")'  # a string for display
 )
+_PARAMETERS = rf"(?>; *+{_KEY}(?>={_BARE_ITEM})?+)*+"
+_INNER_LIST = rf"\( *+(?>{_BARE_ITEM}{_PARAMETERS}(?=[ )]) *+)*+\)"
+_MEMBER: Final = re.compile(rf"({_KEY})(?>=({_BARE_ITEM}|{_INNER_LIST}))?+{_PARAMETERS}")
+_COMMA: Final = re.compile(r"[ \t]*+,[ \t]*+(?!\Z)")
 
 
 class Priority(NamedTuple):
-    """RFC 9218, 4. The defaults are for a request that says nothing.
+    """RFC 9218, 4. The defaults are trigi's, for a request that says nothing: a field that does not say has others.
 
     Attributes:
         urgency: 0, the most urgent, to 7.
@@ -38,28 +49,27 @@ UNSIGNALLED: Final = Priority()
 
 def parse_priority(value: bytes) -> Priority:
     """The value of a `priority` field, or of PRIORITY_UPDATE. What it does not say, or wrongly, has its default."""
-    urgency, incremental = 3, False
-    text = value.decode("latin-1")
+    text = value.decode("latin-1").strip(" ")
+    members: dict[str, str | None] = {}
     position = 0
     while position < len(text):
-        member = _MEMBER.match(text, position)
-        if member is None:
-            return UNSIGNALLED  # not a dictionary: it says nothing (RFC 9651, 4.2)
+        separator = _COMMA.match(text, position) if members else None
+        member = _MEMBER.match(text, separator.end() if separator else position)
+        if member is None or (members and separator is None):
+            return UNSIGNALLED  # no dictionary says nothing (RFC 9651, 4.2)
+        members[member[1]] = member[2]
         position = member.end()
-        match member[1], member[2]:
-            case "u", number if number is not None and re.fullmatch("[0-7]", number):
-                urgency = int(number)
-            case "i", None | "?1":
-                incremental = True
-            case "i", "?0":
-                incremental = False
-    return Priority(urgency, incremental)
+    number = members.get("u") or ""
+    urgency = int(number) if re.fullmatch("-?[0-9]+", number) else UNSIGNALLED.urgency
+    if not 0 <= urgency <= 7:
+        urgency = UNSIGNALLED.urgency
+    return Priority(urgency, members.get("i", "?0") in (None, "?1"))
 
 
 class Schedule:
     """The streams that have something to send, in the order in which to send it.
 
-    `next()` says whose turn it is; after a piece of it was sent, `rotate()` gives the turn to the next.
+    `next()` says whose turn it is; who takes it calls `rotate()`, so that the next turn is another's.
     """
 
     def __init__(self) -> None:

@@ -9,18 +9,35 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from trigi.adapters import ASGI2Adapter
-from trigi.exceptions import ApplicationLoadError
-from trigi.typing import Application, ASGI2Application, ASGI3Application
+from trigi.adapters import ASGI2Adapter, WSGIAdapter
+from trigi.config import Config, Interface
+from trigi.exceptions import ApplicationLoadError, ConfigError
+from trigi.typing import Application, ASGI2Application, ASGI3Application, WSGIApplication
 
-__all__ = ["load_application", "to_asgi3"]
+__all__ = ["load_application", "split_target", "to_asgi3"]
 
 DEFAULT_ATTRIBUTES = ("app", "application")
 """Where an application is looked for in a module when the target names only that."""
 
 CANDIDATES_SHOWN = 10
+
+
+def split_target(target: str, interface: Interface) -> tuple[str, Interface]:
+    """Target and interface of `"wsgi:module:attribute"`; any other target is given back as it is.
+
+    `"wsgi:attribute"` is no such prefix but a module of that name, which many projects have.
+
+    Raises:
+        ConfigError: the prefix and the setting `interface` contradict each other.
+    """
+    prefix, _, rest = target.partition(":")
+    if prefix != "wsgi" or ":" not in rest:
+        return target, interface
+    if interface not in ("auto", "wsgi"):
+        raise ConfigError(f"interface: {interface!r} contradicts the application {target!r}")
+    return rest, "wsgi"
 
 
 def load_application(target: str, *, app_dir: str, factory: bool) -> Application:
@@ -58,27 +75,53 @@ def load_application(target: str, *, app_dir: str, factory: bool) -> Application
     return cast("Application", found)
 
 
-def to_asgi3(application: Application, interface: Literal["auto", "asgi3", "asgi2"]) -> ASGI3Application:
+def to_asgi3(
+    application: Application, interface: Interface, config: Config | None = None
+) -> ASGI3Application:
     """The application itself if it is an ASGI 3 one, else an adapter around it.
 
     Args:
-        application: an ASGI 3 or ASGI 2 application.
-        interface: which of the two it is; `"auto"` finds out, see `is_double_callable`.
+        application: an ASGI 3, ASGI 2 or WSGI application.
+        interface: which of them it is; `"auto"` finds out which of the first two, see `is_double_callable`. With
+            `"asyncio"` that is found out as well, and it is called in an asyncio loop.
+        config: the settings of the adapter.
 
     Raises:
         ApplicationLoadError: it can't be called as one, because it is not callable or takes other arguments.
     """
+    if interface == "asyncio":
+        # Imported here, since asyncio takes 40 ms and some megabytes, which most servers have no use for.
+        from trigi.adapters.asyncio import AsyncioAdapter  # noqa: PLC0415
+
+        adapted = to_asgi3(application, "auto")
+        return adapted if isinstance(adapted, AsyncioAdapter) else AsyncioAdapter(adapted)
     name = getattr(application, "__qualname__", type(application).__qualname__)
     _check_callable(application, f"the application ({name})")
+    if interface == "wsgi":
+        return _adapt_wsgi(application, name, Config() if config is None else config)
     is_asgi2 = is_double_callable(application) if interface == "auto" else interface == "asgi2"
     if not _takes(application, 1 if is_asgi2 else 3):
         arguments = "(scope)" if interface == "asgi2" else "(scope, receive, send)"
         hint = "; is it a factory?" if _takes(application, 0) else ""
-        hint = "; a WSGI application needs an adapter" if _takes(application, 2) else hint
+        hint = "; for a WSGI application the setting interface is wsgi" if _takes(application, 2) else hint
         raise ApplicationLoadError(f"the application ({name}) can't be called with {arguments}{hint}")
     if is_asgi2:
         return ASGI2Adapter(cast("ASGI2Application", application))
     return cast("ASGI3Application", application)
+
+
+def _adapt_wsgi(application: Application, name: str, config: Config) -> ASGI3Application:
+    if not _takes(application, 2):
+        raise ApplicationLoadError(
+            f"the application ({name}) can't be called with (environ, start_response)"
+            + ("; is it a factory?" if _takes(application, 0) else "")
+        )
+    return WSGIAdapter(
+        cast("WSGIApplication", application),
+        threads=config.wsgi_threads,
+        queue=config.wsgi_queue_size,
+        cleanup_timeout=config.cleanup_timeout,
+    )
 
 
 def is_double_callable(application: Application) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from trigi.config import Config
 from trigi.logs import configure_logging
 from trigi.typing import Application
 
-from .application import load_application
+from .application import load_application, split_target
 from .serve import Server
 
 __all__ = ["run"]
@@ -30,7 +31,8 @@ def run(app: Application | str, config: Config | None = None) -> None:
     them, and exits with status 1.
 
     Args:
-        app: an application, or where to find it: `"module:attribute"`, looked up with `config.app_dir` on the path.
+        app: an application, or where to find it: `"module:attribute"`, looked up with `config.app_dir` on the path, or
+            `"wsgi:module:attribute"`, which sets `config.interface`.
         config: the settings; all defaults when `None`.
 
     Raises:
@@ -42,6 +44,8 @@ def run(app: Application | str, config: Config | None = None) -> None:
     config = Config() if config is None else config
     configure_logging(config)
     if isinstance(app, str):
+        app, interface = split_target(app, config.interface)
+        config = dataclasses.replace(config, interface=interface)
         app = load_application(app, app_dir=config.app_dir, factory=config.factory)
     server = Server(app, config, give_up=_exit)
     error = trio.run(_serve_until_told_to_stop, server, config)

@@ -1,8 +1,9 @@
 """Serve an application inside a trio program: three nested scopes, and their graceful end.
 
     lifespan                 started up before the first connection, shut down after the last application call
-    └─ connections           every connection
-       └─ accepting          the accept loops; cancelled first
+    └─ work                  the applications' background tasks, and around their end
+       └─ connections        every connection
+          └─ accepting       the accept loops; cancelled first
 
 Shutting down is leaving these scopes from the inside out; nothing polls.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import trio
 
+from trigi._connection.background import open_background
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi.config import Config
@@ -57,7 +59,7 @@ async def serve(
     `trigi.error`.
 
     Args:
-        app: an ASGI 3 application, or an ASGI 2 one as `config.interface` says.
+        app: an ASGI 3 application, or an ASGI 2 or WSGI one as `config.interface` says.
         config: the settings; all defaults when `None`.
         listeners: listeners to serve instead of `config.bind`, taken as they are; they are closed at the end. For TLS
             on them give `trio.SSLListener`.
@@ -93,7 +95,7 @@ class Server:
     """
 
     def __init__(self, app: Application, config: Config, give_up: Callable[[], None] = lambda: None) -> None:
-        application = to_asgi3(app, config.interface)
+        application = to_asgi3(app, config.interface, config)
         self._application = lint(application) if config.lint else application
         self._config = config
         self._observer = LogObserver(config)
@@ -162,8 +164,12 @@ class Server:
         began = 0.0
         async with trio.open_nursery() as watching:
             try:
-                async with trio.open_nursery() as connections:
-                    watching.start_soon(self._watch_clean_up, context, connections.cancel_scope, closed)
+                async with (
+                    trio.open_nursery() as work,
+                    open_background(work, self._observer) as context.background,
+                    trio.open_nursery() as connections,
+                ):
+                    watching.start_soon(self._watch_clean_up, context, work.cancel_scope, closed)
                     try:
                         async with trio.open_nursery() as accepting:
                             # In the startup's context, so that its context variables reach every request.
@@ -210,7 +216,7 @@ class Server:
         await trio.serve_listeners(serve_one, listeners, handler_nursery=connections)
 
     async def _watch_clean_up(
-        self, context: ServerContext, connections: trio.CancelScope, closed: trio.Event
+        self, context: ServerContext, work: trio.CancelScope, closed: trio.Event
     ) -> None:
         """Cancel what does not end within `graceful_timeout`, and report the application calls that do not end then.
 
@@ -220,14 +226,19 @@ class Server:
             await context.draining.wait()
             await trio.sleep(self._config.graceful_timeout)
             self._cancelled = len(context.running)  # before any of them knows
-            connections.cancel()
+            work.cancel()
         finally:
+            background = context.background
+            assert background is not None
+            background.close()
             seconds = self._config.cleanup_timeout
             with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
                 await closed.wait()
             if not closed.is_set():
                 for exchange in context.running:
                     self._observer.application_stuck(exchange, seconds)
+                for name in background.names:
+                    self._observer.background_stuck(name, seconds)
                 self._give_up()
 
     def _report_stuck_lifespan(self, failure: LifespanFailed | None) -> None:

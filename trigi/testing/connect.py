@@ -29,10 +29,10 @@ async def open_connection(
     """One connection to `application`: an async context manager that gives the client's end of it.
 
     No lifespan is run: `state` is what it would have filled. At the end of the block the client's end is closed, and
-    the block is left when every application call has ended.
+    the block is left when every application call and background task has ended.
 
     Args:
-        application: ASGI 3, or ASGI 2 as `config.interface` says.
+        application: ASGI 3, or ASGI 2 or WSGI as `config.interface` says.
         config: the settings; those of binding and lifespan do nothing here.
         state: what `scope["state"]` is a copy of.
         observer: is told what happens.
@@ -40,7 +40,9 @@ async def open_connection(
     Cancellation: cancels the application calls and waits for them.
     """
     config = Config() if config is None else config
-    context = ServerContext(to_asgi3(application, config.interface), config, state=state, observer=observer)
+    context = ServerContext(
+        to_asgi3(application, config.interface, config), config, state=state, observer=observer
+    )
     client, server = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_stream, server, context)

@@ -1,0 +1,238 @@
+"""An asyncio event loop in a thread of its own, and how the loops of both threads wake each other.
+
+Waking the other thread costs a system call there and a switch of threads, many times what a message costs. So both
+directions collect: what is left for the other side lies in a `deque`, and only the first that is put there wakes it.
+Every exchange of words between the threads is of one pattern, which needs no lock: one side writes, then looks at
+the flag; the other resets the flag, then reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import trio
+
+__all__ = ["Caller", "LoopThread"]
+
+logger = logging.getLogger("trigi.error")
+
+_HERE = str(Path(__file__).parent)
+
+
+class Caller(Protocol):
+    """Somebody in trio whom asyncio has something to tell.
+
+    Attributes:
+        told: it is among those who are going to be woken.
+    """
+
+    told: bool
+
+    def wake(self) -> None:
+        """Called in trio's thread: there is something new."""
+
+
+class LoopThread:
+    """An asyncio loop that runs in a thread of its own, from its creation until `close`.
+
+    Args:
+        loop: the loop; nobody else runs it.
+        cancel_timeout: seconds that a cancelled asyncio task has to end.
+
+    Attributes:
+        loop: the asyncio loop.
+        token: of the trio loop that it belongs to.
+        cancel_timeout: as given.
+        ended: the loop is closed.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, cancel_timeout: float) -> None:
+        self.loop = loop
+        self.token = trio.lowlevel.current_trio_token()
+        self.cancel_timeout = cancel_timeout
+        self.ended = trio.Event()
+        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()  # by trio, for asyncio
+        self._posting = False
+        self._ready: deque[Caller] = deque()  # by asyncio, for trio
+        self._waking = False
+        self._flushing = False
+        self._serving = True
+        self._closing = False
+        # A daemon, so that an application that blocks it for ever can't keep the process.
+        self._thread = threading.Thread(target=self._run, name="trigi-asyncio", daemon=True)
+        self._thread.start()
+
+    # In trio's thread
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Have the loop call a function soon."""
+        self._posted.append((function, args))
+        if not self._posting:
+            self._posting = True
+            with suppress(RuntimeError):  # it is closed
+                self.loop.call_soon_threadsafe(self._call_posted)
+
+    async def close(self, seconds: float) -> None:
+        """End the loop: its tasks, its asynchronous generators, its executor, in that order.
+
+        Args:
+            seconds: how long that is waited for. An application that blocks the loop is left behind, and logged.
+
+        Cancellation: shielded, for that time.
+        """
+        if not self._closing:
+            self._closing = True
+            with suppress(RuntimeError):  # it is closed
+                self.loop.call_soon_threadsafe(self._stop)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+            await self.ended.wait()
+        if self.ended.is_set():
+            self._thread.join()
+        else:
+            logger.error(
+                "the asyncio loop has not ended after %.1f s: it is left behind\n%s", seconds, self.stack()
+            )
+
+    def stack(self) -> str:
+        """Where the thread is now."""
+        return format_stack(self._thread_frames())
+
+    def describe(self, task: asyncio.Task[Any]) -> str:
+        """Where a task is now: where it waits, or what it blocks the loop with."""
+        frames: list[FrameType] = []
+        awaited: Any = task.get_coro()
+        while awaited is not None:
+            frame = next(
+                (f for f in (getattr(awaited, f"{kind}_frame", None) for kind in ("cr", "gi", "ag")) if f),
+                None,
+            )
+            if frame is None:
+                break
+            if getattr(awaited, "cr_running", False):
+                return self.stack()
+            frames.append(frame)
+            awaited = next(
+                (a for a in (getattr(awaited, f"{kind}_{of}", None) for kind, of in AWAITED) if a), None
+            )
+        return format_stack(frames)
+
+    def _thread_frames(self) -> list[FrameType]:
+        frames = []
+        frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001 - documented, of the library
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(_HERE):
+                break  # what is below is the same for all
+            frames.append(frame)
+            frame = frame.f_back
+        return frames[::-1]
+
+    def _wake_ready(self) -> None:
+        self._waking = False
+        while self._ready:
+            caller = self._ready.popleft()
+            caller.told = False
+            caller.wake()
+
+    # In the loop's thread
+
+    def tell_soon(self, caller: Caller) -> None:
+        """Wake a caller in trio, together with all others that this turn of the loop has something for."""
+        if not caller.told:
+            caller.told = True
+            self._ready.append(caller)
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def tell(self, caller: Caller) -> None:
+        """Wake a caller in trio now."""
+        if not caller.told:
+            caller.told = True
+            self._ready.append(caller)
+        self._wake_trio()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        self._wake_trio()
+
+    def _wake_trio(self) -> None:
+        if self._ready and not self._waking:
+            self._waking = True
+            with suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(self._wake_ready)
+
+    def _call_posted(self) -> None:
+        self._posting = False
+        for _ in range(len(self._posted)):
+            function, args = self._posted.popleft()
+            function(*args)
+        if self._posted and not self._posting:  # what has come meanwhile waits its turn
+            self._posting = True
+            self.loop.call_soon(self._call_posted)
+
+    def _stop(self) -> None:
+        if self._serving:
+            self.loop.stop()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._survive(self.loop.run_forever)
+            self._serving = False
+            end = self.loop.create_task(self._end())
+            while not end.done():
+                self._survive(self.loop.run_until_complete, end)
+        finally:
+            self.loop.close()
+            with suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(self.ended.set)
+
+    def _survive(self, run: Callable[..., object], *args: Any) -> None:
+        """Run the loop, which asyncio leaves when a task raises one of these: it is that task's end, and no more."""
+        try:
+            run(*args)
+        except (SystemExit, KeyboardInterrupt):
+            logger.exception("an asyncio task of the application's raised what would end a process")
+        except Exception:
+            logger.exception("the asyncio loop failed")
+            time.sleep(FAILURE_SECONDS)
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            ended, stuck = await asyncio.wait(tasks, timeout=self.cancel_timeout)
+            for task in ended:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    logger.error("an asyncio task failed while the loop was closed: %r", task, exc_info=error)
+            for task in stuck:
+                logger.error(
+                    "%r swallowed its cancellation: it is left behind\n%s", task, self.describe(task)
+                )
+        await self.loop.shutdown_asyncgens()
+        await self.loop.shutdown_default_executor()
+
+
+FAILURE_SECONDS = 0.1
+"""Until a loop that has failed itself is run again: what fails again and again is not to take all of a processor."""
+
+AWAITED = (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await"))
+"""What a coroutine, a generator and an asynchronous generator each call what they wait for."""
+
+
+def format_stack(frames: list[FrameType]) -> str:
+    """A stack as in a traceback, without the line end."""
+    summary = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames)
+    return "".join(summary.format()).rstrip()
