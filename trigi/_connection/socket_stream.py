@@ -45,6 +45,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
+        self._check_open()
         self._receiving = True
         try:
             if self._more_expected:
@@ -106,6 +107,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """Wait until the socket takes something."""
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
+        self._check_open()
         self._sending = True
         try:
             await trio.lowlevel.wait_writable(self.socket)
@@ -143,6 +145,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
         await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError("this socket was closed")
 
     def _failed(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
         """What an error of the socket means."""
