@@ -1048,8 +1048,11 @@ async def test_starlette(in_clear):
     async def user(request: Request):
         return JSONResponse({"id": request.path_params["id"], "url": str(request.url)})
 
+    async def tell():
+        done.set()
+
     async def echo(request: Request):
-        return Response(await request.body(), background=BackgroundTask(done.set))
+        return Response(await request.body(), background=BackgroundTask(tell))
 
     async def cookie(request: Request):
         response = PlainTextResponse(request.cookies.get("seen", "never") + request.cookies.get("other", ""))

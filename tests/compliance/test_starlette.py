@@ -462,8 +462,11 @@ MIDDLEWARE = [Middleware(BaseHTTPMiddleware, dispatch=pass_through)] * 2
 
 
 async def test_base_http_middleware(serve):
+    async def tell():
+        done.set()
+
     async def echo(request: Request):
-        return Response(await request.body(), background=BackgroundTask(done.set))
+        return Response(await request.body(), background=BackgroundTask(tell))
 
     done = trio.Event()
     server = await serve(Starlette(routes=[Route("/", echo, methods=["POST"])], middleware=MIDDLEWARE))
