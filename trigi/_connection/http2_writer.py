@@ -23,8 +23,12 @@ from .transport import WRITE_SIZE, Transport
 
 __all__ = ["HTTP2Writer", "Outgoing"]
 
-PIECES_AT_ONCE = 16
-"""How many small pieces an application may send before it lets others run."""
+PIECES_AT_ONCE = 128
+"""How many small pieces applications may send between two writes before they let others run."""
+
+
+PIECES_QUEUED = 16
+"""How many of one stream's may wait for their turn while it goes on."""
 
 
 class Patience:
@@ -175,6 +179,7 @@ class HTTP2Writer:
         self._is_blocked = False  # so is the connection's
         self._patience = Patience()
         self._queued = 0
+        self._at_once = 0  # pieces that have left so since the last write
         self._wake = trio.Event()
         self._finishing = False
         self._finished = trio.Event()
@@ -230,8 +235,12 @@ class HTTP2Writer:
         if outgoing.lost:
             raise ClientDisconnected("the client has disconnected")
         stream_id = outgoing.stream_id
-        number = outgoing.put(data, ends=ends, trailers=trailers or [])
         self._wake.set()
+        if not self._queued and self._leaves_at_once(stream_id, len(data)):
+            self._at_once += 1
+            self._send_now(stream_id, data, ends=ends, trailers=trailers)
+            return
+        number = outgoing.put(data, ends=ends, trailers=trailers or [])
         if not outgoing.size:
             self._take(outgoing, 0)
             return
@@ -239,12 +248,25 @@ class HTTP2Writer:
         self._streams[stream_id] = outgoing
         if stream_id not in self._blocked:
             self._schedule.add(stream_id, outgoing.priority)
-        is_small = (
-            self._queued + self._codec.unsent <= self._buffer_size and outgoing.pieces <= PIECES_AT_ONCE
-        )
-        if is_small and outgoing.size <= self._codec.window(stream_id):
+        is_small = self._queued + self._codec.unsent <= self._buffer_size
+        if is_small and outgoing.size <= self._codec.window(stream_id) and outgoing.pieces <= PIECES_QUEUED:
             return
         await outgoing.wait_taken(number)
+
+    def _leaves_at_once(self, stream_id: int, size: int) -> bool:
+        """Whether a piece fits where nothing waits: then it need not be queued to have its turn."""
+        codec = self._codec
+        window = min(codec.window(stream_id), codec.connection_window, FRAME_SIZE)
+        return (
+            0 < size <= window and codec.unsent + size <= self._buffer_size and self._at_once < PIECES_AT_ONCE
+        )
+
+    def _send_now(self, stream_id: int, data: bytes, *, ends: bool, trailers: Headers | None) -> None:
+        self._codec.send_data(stream_id, data, end_stream=ends and not trailers)
+        if trailers:
+            self._codec.send_headers(stream_id, trailers, end_stream=True)
+        if ends:
+            self._on_sent(stream_id)
 
     def send_fields(self, outgoing: Outgoing, fields: Headers, *, ends: bool = False) -> None:
         """Send the head of a response, an interim one's, or all of a response without a body."""
@@ -300,6 +322,7 @@ class HTTP2Writer:
         They are equally urgent: the application of a more urgent stream may have more to send after the write.
         """
         codec = self._codec
+        self._at_once = 0
         self._is_blocked = False
         urgency: int | None = None
         while codec.unsent < WRITE_SIZE and (stream_id := self._schedule.next()) is not None:
