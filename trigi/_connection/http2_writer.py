@@ -23,7 +23,7 @@ from .transport import WRITE_SIZE, Transport
 
 __all__ = ["HTTP2Writer", "Outgoing"]
 
-PIECES_AT_ONCE = 128
+PIECES_AT_ONCE = 64
 """How many small pieces applications may send between two writes before they let others run."""
 
 
