@@ -236,15 +236,12 @@ class HTTP2Writer:
             raise ClientDisconnected("the client has disconnected")
         stream_id = outgoing.stream_id
         self._wake.set()
-        if not self._queued and self._leaves_at_once(stream_id, len(data)):
-            self._at_once += 1
-            self._send_now(stream_id, data, ends=ends, trailers=trailers)
-            return
+        leaves_at_once = self._leaves_at_once(stream_id, len(data))
         number = outgoing.put(data, ends=ends, trailers=trailers or [])
-        if not outgoing.size:
-            self._take(outgoing, 0)
-            return
         self._queued += len(data)
+        if leaves_at_once or not outgoing.size:
+            self._take(outgoing, FRAME_SIZE)
+            return
         self._streams[stream_id] = outgoing
         if stream_id not in self._blocked:
             self._schedule.add(stream_id, outgoing.priority)
@@ -256,17 +253,10 @@ class HTTP2Writer:
     def _leaves_at_once(self, stream_id: int, size: int) -> bool:
         """Whether a piece fits where nothing waits: then it need not be queued to have its turn."""
         codec = self._codec
-        window = min(codec.window(stream_id), codec.connection_window, FRAME_SIZE)
-        return (
-            0 < size <= window and codec.unsent + size <= self._buffer_size and self._at_once < PIECES_AT_ONCE
-        )
-
-    def _send_now(self, stream_id: int, data: bytes, *, ends: bool, trailers: Headers | None) -> None:
-        self._codec.send_data(stream_id, data, end_stream=ends and not trailers)
-        if trailers:
-            self._codec.send_headers(stream_id, trailers, end_stream=True)
-        if ends:
-            self._on_sent(stream_id)
+        if self._queued or self._at_once >= PIECES_AT_ONCE or codec.unsent + size > self._buffer_size:
+            return False
+        self._at_once += 1
+        return 0 < size <= min(codec.window(stream_id), codec.connection_window, FRAME_SIZE)
 
     def send_fields(self, outgoing: Outgoing, fields: Headers, *, ends: bool = False) -> None:
         """Send the head of a response, an interim one's, or all of a response without a body."""
