@@ -1,7 +1,7 @@
 """A chat with Django Channels: whoever is in a room hears what is said there.
 
-    python -m trigi --interface asyncio --app-dir examples channels_chat:app        (pip install channels)
-    python -m websockets ws://127.0.0.1:8000/rooms/tea
+    python -m trigi --interface asyncio --app-dir examples channels_chat:app        (pip install channels websockets)
+    python -m websockets ws://127.0.0.1:8000/rooms/tea        (and the same in another terminal)
 
 The layer in memory reaches one process; for several, Channels has one with Redis.
 """

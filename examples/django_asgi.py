@@ -4,7 +4,8 @@
     curl --data text=tea http://127.0.0.1:8000/notes
     curl http://127.0.0.1:8000/notes
 
-A project has this in its own `asgi.py`: `python -m trigi --interface asyncio project.asgi:application`.
+The notes are kept in `notes.sqlite3` in the current directory. A project has this in its own `asgi.py`:
+`python -m trigi --interface asyncio project.asgi:application`.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """HTTP/2: many requests on one connection, none of which waits for another, or ends with it.
 
     python -m trigi --app-dir examples many_streams:app
-    curl --http2-prior-knowledge --parallel --no-buffer http://127.0.0.1:8000/slow http://127.0.0.1:8000/quick
+    nghttp --no-dep http://127.0.0.1:8000/slow http://127.0.0.1:8000/quick        (of nghttp2-client)
 
-Both requests share a connection. The answer to the second comes while the first is still counting; end curl with
+Both requests share a connection. The answer to the second comes while the first is still counting; end nghttp with
 Ctrl-C, and the counting stops. Nothing here knows of HTTP/2 but the line that prints the version: over HTTP/1.1 the
 same happens on two connections. With a certificate (`--certfile`, `--keyfile`) browsers speak HTTP/2, too.
 """

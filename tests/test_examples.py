@@ -16,6 +16,8 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
+from tests.compliance.databases import running_postgresql
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SECONDS = 30
 """What hangs is given up after this."""
@@ -25,6 +27,7 @@ class Example:
     """One file, run in an empty folder that has `examples` in it.
 
     Attributes:
+        environ: its environment.
         url: where it listens, once it does.
     """
 
@@ -37,7 +40,7 @@ class Example:
         (folder / "examples").symlink_to(EXAMPLES)
         # no settings of whoever runs the tests; and a port that the system chooses, unless the command says otherwise
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TRIGI_")}
-        self._environ = environ | {
+        self.environ = environ | {
             "TRIGI_PORT": "0",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -62,7 +65,7 @@ class Example:
         """Run it meanwhile; it must end well by itself, or be ended in the block."""
         with self._output.open("w") as output, self._errors.open("w") as errors:
             process = subprocess.Popen(
-                self.command, cwd=self.folder, env=self._environ, stdout=output, stderr=errors
+                self.command, cwd=self.folder, env=self.environ, stdout=output, stderr=errors
             )
         try:
             yield process
@@ -224,6 +227,18 @@ def fastapi_app(example):
     assert "session opened\nsession closed\n" in re.sub(r".*HTTP/1.1.*\n", "", example.output)
 
 
+def fastapi_asyncpg(example):
+    with running_postgresql() as url:
+        example.environ["DATABASE_URL"] = url
+        with example.serving(), httpx.Client(base_url=example.url) as client:
+            assert client.post("/notes", json={"text": "tea"}).json() == {"id": 1}
+            assert client.post("/notes", json={"text": "cake"}).json() == {"id": 2}
+            assert client.get("/notes").json() == ["tea", "cake"]
+            assert client.post("/notes", json={}).status_code == 422
+    assert example.output.startswith("pool opened\n")
+    assert example.output.endswith("pool closed\n")
+
+
 def sync_code(example):
     with example.serving(), httpx.Client(base_url=example.url) as client:
         assert client.get("/planets").text == "Mercury\nVenus\n"
@@ -289,6 +304,7 @@ CHECKS = {
     "django_wsgi.py": django_wsgi,
     "embed_in_trio.py": embed_in_trio,
     "fastapi_app.py": fastapi_app,
+    "fastapi_asyncpg.py": fastapi_asyncpg,
     "hello.py": hello,
     "lifespan_state.py": lifespan_state,
     "live.py": live,

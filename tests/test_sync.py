@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from trigi._crossing import first_of
+from trigi._threads import Lane, Work, Worker
 from trigi.sync import (
     ThreadSensitiveContext,
     async_to_sync,
@@ -443,6 +446,16 @@ async def test_no_deadlock_is_seen_where_none_is():
         with pytest.raises(ValueError):
             await sync_to_async(start_a_task)(nursery)
     assert seen == [await ident()]
+
+
+def test_no_deadlock_is_seen_in_a_thread_that_was_used_before():
+    """SB-10: who waited in it earlier is not waited for."""
+
+    async def context_below():
+        return contextvars.copy_context()
+
+    context = async_to_sync(context_below)()
+    assert context.run(run, ident) != here()
 
 
 async def test_a_call_that_waits_for_another():
@@ -1259,6 +1272,38 @@ async def test_a_thread_that_calls_back_lends_its_place():
     assert current_limiter().borrowed_tokens == 0
 
 
+async def test_a_thread_of_trio_s_lends_its_place():
+    """Also when it calls back in trio's way; and only for as long as it waits."""
+    current_limiter().total_tokens = 1
+    lock = threading.Lock()
+    released, waits = Flag(), trio.Event()
+
+    def outer():
+        trio.from_thread.run(inner)
+        with lock:
+            trio.from_thread.run_sync(nursery.start_soon, sync_to_async(alone, **POOL))
+            trio.from_thread.run_sync(waits.set)
+            released.wait()
+
+    async def inner():
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(sync_to_async(alone, **POOL))
+        await sync_to_async(async_to_sync(sync_to_async(here, **POOL)), **POOL)()
+
+    def alone():
+        assert lock.acquire(blocking=False)
+        lock.release()
+
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sync_to_async(outer, **POOL))
+            await waits.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            released.set()
+    assert current_limiter().borrowed_tokens == 0
+
+
 async def test_a_place_is_not_waited_for_alone():
     """Who cannot have the thread's own place takes one that becomes free elsewhere."""
     current_limiter().total_tokens = 2
@@ -1305,6 +1350,22 @@ async def test_no_thread_can_be_started(monkeypatch, to_async):
                 await to_async(here)()
     async with ThreadSensitiveContext():
         assert await to_async(here)()
+
+
+async def test_no_thread_can_be_started_for_a_cancelled_call(monkeypatch):
+    """Both happen before the caller goes on; the cancellation was first."""
+    scope = trio.CancelScope()
+
+    async def fail(*_, **__):
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    with scope:
+        await sync_to_async(here, **POOL)()
+    assert scope.cancelled_caught
 
 
 # async_to_sync
@@ -1742,6 +1803,72 @@ def test_ctrl_c(what, run):
     assert (done.stdout, done.stderr) == ("async\ninterrupted True\n", "")
 
 
+PROGRAM_AT_EACH_LINE = """
+import linecache, sys, trio
+from trigi import _crossing, _handover, _threads
+from trigi.sync import async_to_sync, sync_to_async
+
+files = {{_crossing.__file__, _handover.__file__, _threads.__file__}}
+
+def trace(frame, event, arg):
+    global lines
+    name = frame.f_code.co_filename
+    if name not in files:
+        return None
+    # a line that takes a lock is traced again where it gives it back; there, no signal handler can run
+    if event == "line" and not linecache.getline(name, frame.f_lineno).strip().startswith("with self._lock"):
+        lines += 1
+        if lines in at:
+            here.append((frame.f_code.co_qualname, frame.f_lineno))
+            raise KeyboardInterrupt
+    return trace
+
+async def main():
+    try:
+        await sync_to_async(async_to_sync(below))()
+    finally:
+        with trio.CancelScope(shield=True):
+            await sync_to_async(int)()
+
+async def below():
+    await sync_to_async(int)()
+
+def run():
+    async_to_sync(main)()
+
+def interrupted():
+    global lines, here
+    lines, here = 0, []
+    sys.settrace(trace)
+    try:
+        run()
+    except BaseException as error:
+        return repr(error)
+    finally:
+        sys.settrace(None)
+
+for second in {seconds}:
+    first = 0
+    while not first or here:
+        first += 1
+        at = {{first, first + second}}
+        if (how := interrupted()) != "KeyboardInterrupt()" and here:
+            print(here, how)
+        run()
+print(first > 100)
+"""
+
+
+@pytest.mark.parametrize("seconds", [(0,), (1, 4)], ids=["once", "twice"])
+def test_ctrl_c_at_each_line(seconds):
+    """Wherever it comes while the main thread is busy with a call, it ends the program, and nothing is lost."""
+    program = PROGRAM_AT_EACH_LINE.format(seconds=seconds)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=6 * SECONDS, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_run_that_cannot_begin(monkeypatch):
     """What trio itself raises is raised where the thread waits."""
 
@@ -1897,6 +2024,83 @@ async def test_calls_that_outlive_their_context():
             await trio.testing.wait_all_tasks_blocked()
         go_on.set()
     assert len(seen) == 1
+
+
+async def test_a_context_in_one_that_has_exited():
+    """SB-50: it is the outermost one of the task that has outlived the other."""
+    go_on = trio.Event()
+    inner, outer = ThreadSensitiveContext(), ThreadSensitiveContext()
+
+    async def task():
+        await go_on.wait()
+        for context in (inner, outer):
+            async with context, ThreadSensitiveContext():
+                thread = await sync_to_async(threading.current_thread)()
+                await trio.testing.wait_all_tasks_blocked()
+                with trio.move_on_after(0.05):  # were nobody to hold the thread, it would end
+                    await trio.to_thread.run_sync(thread.join, abandon_on_cancel=True)
+                assert thread.is_alive()
+                assert await ident() == thread.ident
+            assert not thread.is_alive()
+
+    async with trio.open_nursery() as nursery:
+        async with outer:
+            nursery.start_soon(task)
+            await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+
+
+class Step(Work):
+    """It ends while it is looked at from elsewhere."""
+
+    def __init__(self, calls):
+        self.calls = calls
+        self.began, self.go_on = Flag(), Flag()
+        self.thread = None
+
+    def run(self):
+        self.thread = threading.current_thread()
+        self.began.set()
+        self.go_on.wait()
+
+    def fail(self, error):
+        raise error
+
+    @property
+    def ended(self):
+        self.go_on.set()
+        left = len(self.calls)
+        for _ in range(50):
+            if len(self.calls) < left:
+                break
+            time.sleep(0.001)
+        return True
+
+
+async def test_a_thread_that_is_left_while_a_call_ends():
+    """The queue is looked at by one thread and taken from by another."""
+    worker = Worker("trigi test")
+    steps = [Step(worker._calls) for _ in range(3)]
+    worker.hold()
+    for step in steps:
+        worker.submit(step)
+    await steps[0].began.wait_in_task()
+    await worker.release()
+    assert not steps[0].thread.is_alive()
+
+
+def test_a_chain_that_two_threads_shorten():
+    """Tasks of several trio runs may have the same sync code above them."""
+
+    class Ended(Lane):
+        @property
+        def ended(self):
+            first.outer = None  # the other thread was faster
+            return True
+
+    first = Lane(Ended())
+    assert first_of(first) is first
+    assert first.outer is None
 
 
 async def test_a_context_with_an_executor():

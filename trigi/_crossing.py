@@ -14,7 +14,7 @@ and runs the thread-sensitive calls that the coroutine makes. trio gives a threa
 are chosen (lanes) are reached from here, and those that are not (`run_in_pool`) by `trio.to_thread.run_sync`.
 
 What is written by one side is read by the other only after a message: `TrioToken.run_sync_soon` to the task, a lane's
-condition to the thread. The one race, between the start of a call and its cancellation, is decided under a lock.
+bell to the thread. The one race, between the start of a call and its cancellation, is decided under a lock.
 """
 
 from __future__ import annotations
@@ -99,14 +99,20 @@ def take_over(context: Context) -> None:
 
 
 def first_of(link: Link | None) -> Link | None:
-    """The first of a chain that has not ended; others that have are taken out, for tasks that start tasks for ever."""
+    """The first of a chain that has not ended; others that have are taken out, for tasks that start tasks for ever.
+
+    Several threads may do so at once: what has ended stays so, and whatever it is followed by stays behind it.
+    """
     while link is not None and link.ended:
         link = link.outer
     rest = link
     while rest is not None:
-        while rest.outer is not None and rest.outer.ended:
-            rest.outer = rest.outer.outer
-        rest = rest.outer
+        outer = rest.outer
+        while outer is not None and outer.ended:
+            outer = outer.outer
+        if outer is not rest.outer:
+            rest.outer = outer
+        rest = outer
     return link
 
 
@@ -120,6 +126,7 @@ class Crossing(Outcome[R]):
     def __init__(self, function: Callable[[], Awaitable[R]]) -> None:
         super().__init__()
         self.lane = Lane(first_of(innermost_lane.get()))
+        self.received = False
         self.began = False
         self.scope = trio.CancelScope()
         self._function = function
@@ -167,20 +174,29 @@ class Crossing(Outcome[R]):
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self.scope.cancel, idempotent=True)
 
-    def wait(self, interrupt: KeyboardInterrupt | None = None) -> None:
+    def wait(self, start: Callable[[], object]) -> None:
         """Run the calls that come to this thread until the lane is ended, and take the context variables over.
 
         Ctrl-C in the main thread cancels the coroutine, and is raised when it has ended.
+
+        Args:
+            start: has the coroutine run. It is called again if Ctrl-C comes before it returns.
         """
-        if interrupt is not None:
-            self.cancel()
+        interrupt = None
+        started = False
+        call = here.call
         while True:
             try:
+                here.call = call  # the end of another one that Ctrl-C has cut off has not put it back
+                if interrupt is not None:
+                    self.cancel()
+                if not started:
+                    start()
+                    started = True
                 self.lane.serve()
                 break
             except KeyboardInterrupt as error:
                 interrupt = error
-                self.cancel()
         take_over(self.context)
         if interrupt is not None:
             try:
@@ -220,6 +236,7 @@ class Call(Outcome[R], Work):
         self.cancelled = False
         self.inner: Crossing[Any] | None = None
         self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        self._host: tuple[trio.lowlevel.Task, Context] | None = None
         self._crossing: Crossing[Any] | None = None
         self._function = function
         self._abandon_on_cancel = abandon_on_cancel
@@ -227,12 +244,21 @@ class Call(Outcome[R], Work):
         self._lock = threading.Lock()
         self._begun = False
         self._given_up = False
+        self._told = False
         self._raise_cancel: Callable[[], Any] | None = None
 
     @property
     def ended(self) -> bool:
         """Whether nothing of it is left to run."""
         return self._given_up or (self._begun and not self.running)
+
+    @property
+    def lends(self) -> bool:
+        """Whether its thread only waits: in a crossing, or in `trio.from_thread.run`.
+
+        The latter runs in the task that waits in `trio.to_thread.run_sync`, and in another context meanwhile.
+        """
+        return self.waits or (self._host is not None and self._host[0].context is not self._host[1])
 
     # In the task
 
@@ -258,6 +284,7 @@ class Call(Outcome[R], Work):
         with self._lock:
             if not self._begun:
                 self._given_up = True
+                self._task = None
                 return trio.lowlevel.Abort.SUCCEEDED
         self._raise_cancel = raise_cancel
         self.cancelled = True
@@ -269,9 +296,17 @@ class Call(Outcome[R], Work):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _receive(self, crossing: Crossing[Any] | None) -> None:
-        if self._task is not None:
+        """Go on: with a coroutine to run, or with the end. What is sent again, because of Ctrl-C, is ignored."""
+        task = self._task
+        if crossing is None:
+            self._task = None
+        elif crossing.received:
+            return
+        else:
+            crossing.received = True
+        if task is not None:
             self._crossing = crossing
-            trio.lowlevel.reschedule(self._task)
+            trio.lowlevel.reschedule(task)
         elif crossing is not None:
             crossing.lane.end()
 
@@ -279,7 +314,7 @@ class Call(Outcome[R], Work):
         """Run it in any thread of trio's, as many at once as the limiter allows, and wait for it as `wait()` does."""
         self.limiter = limiter
         lender = self.outer
-        while lender is not None and not (lender.waits and lender.limiter is limiter):
+        while lender is not None and not (lender.limiter is limiter and lender.lends):
             lender = lender.outer
         place = Place(limiter, lender.loan if lender is not None else None)
         waiting = Outcome[None]()
@@ -296,6 +331,8 @@ class Call(Outcome[R], Work):
     async def _run_in_thread(self, place: Place) -> None:
         # The task in wait() is in the same scopes, and lets Cancelled pass, so it can end here.
         with suppress(trio.Cancelled):
+            host = trio.lowlevel.current_task()
+            self._host = host, host.context
             try:
                 await trio.to_thread.run_sync(
                     self.run,
@@ -305,7 +342,9 @@ class Call(Outcome[R], Work):
                 )
             except Exception as error:  # noqa: BLE001 - no thread could be started
                 self.set_error(error)
-                self._receive(None)
+                self.fail(error)  # unless it has ended, by its cancellation
+            finally:
+                self._host = None
 
     def forget(self) -> None:
         """Let go of what the function was called with: tasks that were started below it may keep the call."""
@@ -315,18 +354,20 @@ class Call(Outcome[R], Work):
     # In the thread
 
     def run(self) -> None:
-        """Run the function, unless the task has given it up. Never raises."""
+        """Run the function, unless the task has given it up. Raises nothing but Ctrl-C, to be called again then."""
         outer = here.call
         try:
             with self._lock:
                 if self._given_up or self._begun:
                     return
-                self._begun = self.running = True
+                self.running = self._begun = True
                 context, function, handled = self.context, self._function, self._handled
             here.call = self
             self.set_value(context.run(self._run, function, handled))
-        except BaseException as error:  # noqa: BLE001 - raised where the task waits
-            self.set_error(error)
+        except BaseException as error:
+            if not self._begun:
+                raise
+            self.set_error(error)  # raised where the task waits
         finally:
             here.call = outer
             self._finish()
@@ -348,15 +389,16 @@ class Call(Outcome[R], Work):
         with self._lock:
             if self._given_up or self._begun:
                 return
-            self._begun = self.running = True
+            self.running = self._begun = True
         self.set_error(error)
         self._finish()
 
     def _finish(self) -> None:
-        if self.running:
+        if self._begun and not self._told:
             self.running = False
             with suppress(trio.RunFinishedError):  # the task has abandoned it
                 self.token.run_sync_soon(self._receive, None)
+            self._told = True
 
     def cross(self, crossing: Crossing[Any]) -> None:
         """Run the coroutine in the task that waits, and wait for it.
@@ -364,11 +406,14 @@ class Call(Outcome[R], Work):
         Raises:
             trio.Cancelled: if the task has abandoned the call.
         """
-        try:
-            self.token.run_sync_soon(self._receive, crossing)
-        except trio.RunFinishedError:
-            crossing.lane.end()
-        crossing.wait()
+
+        def start() -> None:
+            try:
+                self.token.run_sync_soon(self._receive, crossing)
+            except trio.RunFinishedError:
+                crossing.lane.end()
+
+        crossing.wait(start)
         if not crossing.began:
             self._raise()
 
@@ -395,6 +440,7 @@ class Call(Outcome[R], Work):
 def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
     """Run a coroutine in a new trio run in a new thread, cancelled with the call that this thread runs."""
     began = threading.Event()
+    tried = False
 
     async def main() -> None:
         lane_of_run.set(crossing.lane)
@@ -409,22 +455,29 @@ def run_in_new_loop(crossing: Crossing[Any], call: Call[Any] | None) -> None:
         finally:
             crossing.lane.end()
 
+    def start() -> None:
+        nonlocal tried
+        if not tried:
+            tried = True
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if isinstance(error.__context__, KeyboardInterrupt):  # it came in the locks of Thread.start()
+                    raise error.__context__ from None
+                raise
+        elif not began.wait(1):  # a second is long for a thread that was started; this one was not
+            crossing.lane.end()
+
     thread = threading.Thread(target=run, name="trigi.sync loop")
     if call is not None:
         call.inner = crossing
         if call.cancelled:
             crossing.cancel()
-    interrupt = None
     try:
-        thread.start()
-    except KeyboardInterrupt as error:
-        if not began.wait(1):  # a second is long for a thread that was started; this one was not
-            raise
-        interrupt = error
-    try:
-        crossing.wait(interrupt)
+        crossing.wait(start)
     finally:
-        thread.join()
+        if began.is_set():
+            thread.join()
         if call is not None:
             call.inner = None
     if call is not None and crossing.scope.cancelled_caught:

@@ -33,7 +33,9 @@ class Handled:
             raise self.exception
 
     def restore(self) -> None:
-        """Take back what raising has added to it."""
+        """Take back what raising has added to it. Ctrl-C that has come instead is raised."""
+        if sys.exception() is not self.exception:
+            raise  # noqa: PLE0704 - it is handled where this is called
         if self.exception is not None:
             self.exception.__traceback__, self.exception.__context__ = self._before
 

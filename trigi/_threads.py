@@ -12,6 +12,7 @@ from collections import deque
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 
 import trio
 
@@ -32,7 +33,7 @@ class Work(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Do it, unless it was given up or done before. Never raises."""
+        """Do it, unless it was given up or done before. Raises nothing but Ctrl-C, to be called again then."""
 
     @abstractmethod
     def fail(self, error: BaseException) -> None:
@@ -55,7 +56,8 @@ class Lane:
     def __init__(self, outer: Lane | None = None) -> None:
         self.outer = outer
         self.thread_id: int | None = threading.get_ident()
-        self._ready = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._bell: SimpleQueue[None] = SimpleQueue()  # no condition: its Python code is not safe from Ctrl-C
         self._calls: deque[Work] = deque()
         self._ended = False
 
@@ -66,31 +68,42 @@ class Lane:
 
     def submit(self, work: Work) -> bool:
         """Have the call run after those before it; false when the lane has ended."""
-        with self._ready:
+        with self._lock:
             if self._ended:
                 return False
+            self._bell.put(None)
             self._calls.append(work)
-            self._ready.notify()
             return True
 
     def end(self) -> None:
         """Take no more calls. Those that are there are still run."""
-        with self._ready:
+        with self._lock:
             self._ended = True
-            self._ready.notify()
+            self._bell.put(None)
 
     def serve(self) -> None:
         """Run calls until the lane is ended; in its own thread."""
-        while (work := self._next()) is not None:
+        ran = False
+        while (work := self._next(ran=ran)) is not None:
             work.run()
-            self._calls.popleft()
+            ran = True
 
-    def _next(self) -> Work | None:
-        """Wait for work. It leaves the queue when it has run, so that Ctrl-C in between cannot lose it."""
-        with self._ready:
-            while not self._calls and not self._ended:
-                self._ready.wait()
-            return self._calls[0] if self._calls else None
+    def _next(self, *, ran: bool) -> Work | None:
+        """Wait for work. It leaves the queue when it has run, so that Ctrl-C in between cannot lose it.
+
+        Args:
+            ran: whether the first in the queue is one that has run.
+        """
+        with self._lock:
+            if ran:
+                self._calls.popleft()
+        while True:
+            with self._lock:
+                if self._calls:
+                    return self._calls[0]
+                if self._ended:
+                    return None
+            self._bell.get()
 
 
 class Worker(Lane):
@@ -112,7 +125,7 @@ class Worker(Lane):
 
     def hold(self) -> None:
         """Keep the thread between calls."""
-        with self._ready:
+        with self._lock:
             self._holders += 1
 
     async def release(self) -> None:
@@ -120,9 +133,9 @@ class Worker(Lane):
 
         Cancellation: none; it waits for `JOIN_TIMEOUT` at most.
         """
-        with self._ready:
+        with self._lock:
             self._holders -= 1
-            self._ready.notify()
+            self._bell.put(None)
             thread = self._thread
             ends = not self._holders and all(work.ended for work in self._calls)
         if thread is not None and ends:
@@ -132,26 +145,30 @@ class Worker(Lane):
                 )
 
     def submit(self, work: Work) -> bool:
-        with self._ready:
+        with self._lock:
             if self._thread is None:
                 # A daemon, as trio's threads are: a call that was abandoned does not keep the process.
                 thread = threading.Thread(target=self.serve, name=self._name, daemon=True)
                 thread.start()  # it goes on when the lock is free
                 self._thread = thread
+            self._bell.put(None)
             self._calls.append(work)
-            self._ready.notify()
             return True
 
-    def _next(self) -> Work | None:
-        with self._ready:
+    def _next(self, *, ran: bool) -> Work | None:
+        with self._lock:
             self.thread_id = None
-            while not self._calls:
+            if ran:
+                self._calls.popleft()
+        while True:
+            with self._lock:
+                if self._calls:
+                    self.thread_id = threading.get_ident()
+                    return self._calls[0]
                 if not self._holders:
                     self._thread = None
                     return None
-                self._ready.wait()
-            self.thread_id = threading.get_ident()
-            return self._calls[0]
+            self._bell.get()
 
 
 class ExecutorLane(Lane):

@@ -67,7 +67,8 @@ def current_limiter() -> trio.CapacityLimiter:
         trigi.sync.current_limiter().total_tokens = 100
 
     It is not trio's, so functions that are stuck keep neither files nor name resolution waiting. A thread that calls
-    back into trio lends its place to what it waits for. Thread-sensitive code needs no place.
+    back into trio lends its place to what it waits for: by `async_to_sync`, and by `trio.from_thread.run` unless that
+    is given a `trio_token` or `abandon_on_cancel` is set. Thread-sensitive code needs no place.
 
     Raises:
         RuntimeError: outside of trio.
@@ -218,6 +219,8 @@ def submit(call: Call[Any], lane: Lane) -> bool:
     A trio run that was started in or below a function of that thread, and not by `async_to_sync`, is one that the
     function waits for.
     """
+    if lane.ended:  # and its thread may be anyone's by now
+        return False
     above = call.outer
     while above is not None:
         if above.running and above.lane is lane and above.token is not call.token:
@@ -288,13 +291,14 @@ class ThreadSensitiveContext:
         return self._own
 
     async def __aenter__(self) -> Self:
-        if self._own is not None:
-            if self._before is not None or self._exited:
-                raise RuntimeError("ThreadSensitiveContext with an executor can be entered only once")
-        elif thread_sensitive_context.get() is not None:
+        if self._own is not None and (self._before is not None or self._exited):
+            raise RuntimeError("ThreadSensitiveContext with an executor can be entered only once")
+        around = thread_sensitive_context.get()
+        if self._own is None and around is not None and not around._exited:  # noqa: SLF001 - of this class
             self._depth += 1
             return self
-        self._before = thread_sensitive_context.get(), innermost_lane.get()
+        self._exited = False
+        self._before = around, innermost_lane.get()
         thread_sensitive_context.set(self)
         if self._own is not None:
             innermost_lane.set(None)

@@ -353,6 +353,26 @@ async def test_what_was_sent_is_what_it_was_when_it_was_sent():
     assert [message["body"][0] for message in server.sent[1:]] == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", [list, tuple, iter])
+async def test_headers_are_what_they_were_when_they_were_sent(kind):
+    async def application(scope, receive, send):
+        pair = [b"name", b"value"]
+        headers = [pair, (b"other", b"value")]
+        await send({"type": "http.response.start", "status": 200, "headers": kind(headers)})
+        pair[1] = b"changed"
+        headers.clear()
+        await send({"type": "http.response.body"})
+
+    class Copying(Server):
+        async def send(self, message):
+            headers = [tuple(pair) for pair in message.get("headers", ())]
+            await super().send(message | {"headers": headers})
+
+    server = Copying()
+    await call(application, server)
+    assert server.sent[0]["headers"] == [(b"name", b"value"), (b"other", b"value")]
+
+
 async def test_the_server_has_a_file_before_send_returns():
     async def application(scope, receive, send):
         await send({"type": "http.response.start", "status": 200})
@@ -716,8 +736,34 @@ async def test_what_the_clean_up_raises_is_not_lost():
     server = Server()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_later)
-        with trio.CancelScope() as scope, pytest.raises(LookupError, match="in the clean-up"):
+        with pytest.raises(LookupError, match="in the clean-up"), trio.CancelScope() as scope:
             await adapter(dict(HTTP), server.receive, server.send)
+    await adapter.aclose()
+
+
+async def test_what_was_raised_while_the_server_still_sends_is_not_lost():
+    async def application(scope, receive, send):
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        ended.append(asyncio.current_task())
+        try:
+            raise OSError("first")
+        except OSError:
+            raise LookupError("before the end")  # noqa: B904 - so that it has a context
+
+    ended = []
+    server = Server()
+    server.gate = trio.Event()
+    adapter = AsyncioAdapter(application)
+
+    async def cancel_later():
+        await until(lambda: ended and ended[0].done())
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel_later)
+        with pytest.raises(LookupError, match="before the end") as caught, trio.CancelScope() as scope:
+            await adapter(dict(HTTP), server.receive, server.send)
+    assert str(caught.value.__context__) == "first"
     await adapter.aclose()
 
 
@@ -1100,6 +1146,251 @@ async def test_what_a_closing_loop_cannot_end_is_named(caplog):
         go_on.append(True)
         tasks[0].get_coro().close()
     tasks[0]._log_destroy_pending = False
+
+
+CLOSED = "the asyncio loop was closed before the call"
+
+
+async def test_a_call_that_a_closing_loop_cannot_end_fails(loop):
+    async def application(scope, receive, send):
+        tasks.append(asyncio.current_task())
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(SECONDS)
+
+    async def one():
+        with pytest.raises(ApplicationError, match=f"{CLOSED} had ended"):
+            await adapter(dict(HTTP), server.receive, server.send)
+
+    tasks = []
+    server = Server()
+    adapter = AsyncioAdapter(application, loop=loop, cancel_timeout=0.05)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one)
+            await until(lambda: tasks)
+            await adapter.aclose()
+    tasks[0]._log_destroy_pending = False
+    tasks[0].get_coro().close()
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_call_in_a_loop_that_is_left_behind_ends(cancelled, caplog):
+    async def application(scope, receive, send):
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await asyncio.sleep(0)
+        blocked.set()
+        go_on.wait(SECONDS)
+        await respond(send)
+
+    async def one():
+        with trio.CancelScope() as scope:
+            if cancelled:
+                nursery.start_soon(cancel_later, scope)
+            with pytest.raises(trio.Cancelled if cancelled else ApplicationError) as caught:
+                await adapter(dict(HTTP), server.receive, server.send)
+        assert cancelled or str(caught.value) == f"{CLOSED} had ended"
+
+    async def cancel_later(scope):
+        await until(lambda: blocked.is_set() and server.sent)
+        scope.cancel()
+
+    blocked, go_on = threading.Event(), threading.Event()
+    server = Server()
+    adapter = AsyncioAdapter(application, cancel_timeout=SECONDS / 4, close_timeout=0.05)
+    try:
+        with trio.fail_after(SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(one)
+                await until(lambda: blocked.is_set() and server.sent)
+                await trio.sleep(0.02)
+                await adapter.aclose()
+    finally:
+        go_on.set()
+    [text] = [record.getMessage() for record in caplog.records if record.name == "trigi.error"]
+    assert "it is left behind" in text
+    await until(lambda: "trigi-asyncio" not in [thread.name for thread in threading.enumerate()])
+    assert [message["body"] for message in server.sent] == [b"x"]
+
+
+async def test_a_call_that_comes_too_late_for_its_loop_fails():
+    async def application(scope, receive, send):
+        began.append(True)
+
+    async def receive():
+        with trio.CancelScope(shield=True):
+            receiving.set()
+            await closed.wait()
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def one():
+        with pytest.raises(ApplicationError, match=f"{CLOSED} began"):
+            await adapter(dict(HTTP), receive, Server().send)
+
+    began = []
+    receiving, closed = trio.Event(), trio.Event()
+    adapter = AsyncioAdapter(application)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one)
+            await receiving.wait()
+            await adapter.aclose()
+            closed.set()
+    assert not began
+
+
+async def test_a_task_factory_that_raises_fails_its_call(loop):
+    async def application(scope, receive, send):
+        if scope["path"] == "/set":
+            asyncio.get_running_loop().set_task_factory(factory)
+            sets.append(True)
+            await asyncio.get_running_loop().run_in_executor(None, int)
+        await receive()
+        await respond(send)
+
+    def factory(loop, coroutine, **options):
+        if fail.pop():
+            coroutine.close()
+            raise LookupError("no more tasks")
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def one(path):
+        server = Server()
+        if path == "/set":
+            await begin.wait()
+        else:
+            server.give({"type": "http.request", "body": b"", "more_body": False})
+        try:
+            await adapter(HTTP | {"path": path}, server.receive, server.send)
+        except LookupError as error:
+            ends.append(str(error))
+        else:
+            ends.append(server.types)
+
+    sets, ends, fail, begin = [], [], [True, False, True], trio.Event()
+    begin.set()
+    adapter = AsyncioAdapter(application, loop=loop)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, "/set")
+            await until(lambda: sets)
+            for _ in range(3):
+                nursery.start_soon(one, "/")
+            await until(lambda: len(ends) == 3)
+            nursery.cancel_scope.cancel()
+        await adapter.aclose()
+    assert sorted(ends, key=str) == [["response.start", "response.body"]] + ["no more tasks"] * 2
+    assert "asyncio_0" not in [thread.name for thread in threading.enumerate()]
+
+
+async def test_closing_leaves_what_cleans_up_already_its_time(loop):
+    async def application(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            return
+        child = asyncio.create_task(clean_up("child"))
+        try:
+            started.set()
+            await child
+        finally:
+            await clean_up("call")
+
+    async def clean_up(name):
+        try:
+            if name == "child":
+                await asyncio.sleep(SECONDS)
+        finally:
+            await asyncio.sleep(0.1)
+            events.append(name)
+
+    started, events = threading.Event(), []
+    adapter = AsyncioAdapter(application, loop=loop)
+    lifespan = Server({"type": "lifespan.startup"})
+    server = Server()
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(adapter, {"type": "lifespan"}, lifespan.receive, lifespan.send)
+            await until(lambda: lifespan.sent)
+            nursery.start_soon(adapter, dict(HTTP), server.receive, server.send)
+            await until(started.is_set)
+            nursery.cancel_scope.cancel()
+    assert adapter._thread is None
+    assert events == ["child", "call"]
+
+
+async def test_what_is_cancelled_while_the_loop_closes_is_not_cancelled_twice():
+    async def application(scope, receive, send):
+        try:
+            started.set()
+            await asyncio.sleep(SECONDS)
+        finally:
+            cancelled.set()
+            await asyncio.sleep(0.1)
+            events.append("cleaned up")
+
+    started, cancelled, events = threading.Event(), threading.Event(), []
+    adapter = AsyncioAdapter(application)
+    server = Server()
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery, trio.open_nursery() as calls:
+            calls.start_soon(adapter, dict(HTTP), server.receive, server.send)
+            await until(started.is_set)
+            nursery.start_soon(adapter.aclose)
+            await until(cancelled.is_set)
+            calls.cancel_scope.cancel()
+    assert events == ["cleaned up"]
+
+
+async def test_closing_cancels_again_what_has_swallowed_its_cancellation():
+    async def application(scope, receive, send):
+        started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(SECONDS)
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            events.append("cancelled again")
+
+    started, events = threading.Event(), []
+    adapter = AsyncioAdapter(application, cancel_timeout=0.2)
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(adapter, dict(HTTP), Server().receive, Server().send)
+            await until(started.is_set)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.02)
+                await adapter.aclose()
+    assert events == ["cancelled again"]
+
+
+async def test_clean_up_that_cancels_all_tasks_does_not_cancel_the_closing(loop, caplog):
+    async def background():
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            for task in asyncio.all_tasks():
+                task.cancel()
+
+    async def generate():
+        try:
+            yield
+        finally:
+            events.append("generator closed")
+
+    async def application(scope, receive, send):
+        kept.extend([asyncio.create_task(background()), generate()])
+        await anext(kept[1])
+        await asyncio.get_running_loop().run_in_executor(None, int)
+        await respond(send)
+
+    kept, events = [], []
+    await call(application, Server(), loop=loop)
+    assert events == ["generator closed"]
+    assert not [record for record in caplog.records if record.name == "trigi.error"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asyncio_")]
 
 
 async def test_two_trio_runs_can_not_share_one():

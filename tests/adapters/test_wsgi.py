@@ -1155,6 +1155,25 @@ async def test_what_fails_while_a_request_is_cancelled_is_an_error_of_the_applic
     assert str(error) == "mine"
 
 
+async def test_what_fails_while_it_is_cancelled_comes_in_a_group_of_which_the_cancellation_is_taken():
+    def application(environ, start_response):
+        try:
+            trio.from_thread.run(trio.sleep_forever)
+        finally:
+            raise LookupError("mine")
+
+    async def receive():
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        with trio.move_on_after(0.05):
+            await WSGIAdapter(application)(http_scope(), receive, Conversation().send)
+    [error] = caught.value.exceptions
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    assert str(error) == "mine"
+
+
 @pytest.mark.parametrize("waits_for", ["body", "room"])
 async def test_a_thread_that_waits_is_cancelled(waits_for):
     raised = []

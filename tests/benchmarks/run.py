@@ -237,6 +237,12 @@ ROWS = (
         ("hypercorn, asyncio", HYPERCORN, 0.6),
     ),
     row(
+        "asyncio", REQUEST, "hello", wrk,
+        ("hypercorn, asyncio", HYPERCORN, 1.0),
+        ("hypercorn, uvloop", f"{HYPERCORN} --worker-class uvloop", 1.0),
+        trigi=f"{TRIGI} --interface asyncio",
+    ),
+    row(
         "tls", REQUEST, "hello", partial(wrk, scheme="https"),
         (FAST, f"{UVICORN_FAST} --ssl-certfile {{certificate}} --ssl-keyfile {{key}}", 1.3),
         trigi=f"{TRIGI} --certfile {{certificate}} --keyfile {{key}}",

@@ -6,12 +6,6 @@ import asyncio
 import gc
 import json
 import os
-import pwd
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -30,11 +24,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.compliance import django_site
-from tests.compliance.conftest import need
+from tests.compliance.databases import running_postgresql, running_redis
 from trigi.adapters.asyncio import AsyncioAdapter
-
-START_SECONDS = 30.0
-"""What a database may take to start."""
 
 
 @pytest.fixture
@@ -314,89 +305,18 @@ async def test_quart(serve, in_thread):
 # FastAPI, with databases
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def wait_for_port(port, process):
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"it ended with {process.returncode}"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise AssertionError("it did not begin to listen")
-
-
 @pytest.fixture(scope="session")
 def postgresql():
-    """A PostgreSQL of the tests' own; its URL."""
-    # Debian keeps the programs of each version beside the path
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
-    if shutil.which("initdb", path=path) is None:
-        need("initdb")
-    bin_folder = Path(shutil.which("initdb", path=path)).parent
-    # not in pytest's own folder, into which only its owner may look: PostgreSQL does not run as root
-    folder = Path(tempfile.mkdtemp(prefix="trigi-postgresql-"))
-    as_user = {}
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-    as_user |= {"env": os.environ | {"LC_ALL": "C.UTF-8"}, "cwd": folder}
-    data, port = folder / "data", free_port()
-    try:
-        subprocess.run(
-            [bin_folder / "initdb", "-D", data, "-U", "trigi", "--auth=trust", "--no-sync"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            **as_user,
-        )
-        with (folder / "log").open("w") as log:
-            settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
-            options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-            command = [bin_folder / "postgres", "-D", data, "-p", str(port), *options]
-            process = subprocess.Popen(command, stdout=log, stderr=log, **as_user)
-        try:
-            wait_for_port(port, process)
-            yield f"postgresql://trigi@127.0.0.1:{port}/postgres"
-        finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown
-            process.wait(START_SECONDS)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    """The URL of a PostgreSQL."""
+    with running_postgresql() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
-    """A Redis of the tests' own; its URL."""
-    need("redis-server")
-    folder, port = tmp_path_factory.mktemp("redis"), free_port()
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        wait_for_port(port, process)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(START_SECONDS)
-
-
-async def database(url, seconds=START_SECONDS):
-    """A pool, as soon as the server lets anybody in."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return await asyncpg.create_pool(url, min_size=2, max_size=5)
-        except asyncpg.CannotConnectNowError:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+    """The URL of a Redis."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -405,7 +325,7 @@ async def test_fastapi_with_asyncpg(serve, postgresql, loop):
 
     @asynccontextmanager
     async def lifespan(app):
-        app.state.pool = await database(postgresql)
+        app.state.pool = await asyncpg.create_pool(postgresql, min_size=2, max_size=5)
         await app.state.pool.execute(
             "drop table if exists tea; create table tea (id serial primary key, name text)"
         )

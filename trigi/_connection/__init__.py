@@ -5,15 +5,17 @@ The tree of tasks of one connection, below the nursery that all connections live
     serve_stream                     catches and reports what must not reach other connections
     └─ applications nursery          THE CONNECTION'S NURSERY
        ├─ reader                     its body: bytes -> codec -> events -> exchanges
+       ├─ writer                     HTTP/2 only: what the streams have to send -> codec -> bytes
        ├─ run_http                   an application call, in exchange.cancel_scope
-       ├─ run_http                   … on HTTP/1.1 one with an open response; earlier ones may work on behind theirs
+       ├─ run_http                   … on HTTP/1.1 one with an open response; on HTTP/2 each stream has one
        └─ run_websocket              an application call, with a nursery for its reader and its keep-alive
 
 What must always hold:
 
     I1  Exactly one task reads a stream at a time.
-    I2  At most one task writes a stream at a time.
-    I3  The reader never waits for an application, except to push back that application's own request body.
+    I2  At most one task writes a stream at a time; on HTTP/2 always the writer.
+    I3  The reader never waits for an application, except to push back that application's own request body (HTTP/1.1,
+        WebSocket); on HTTP/2 a stream's window bounds that.
     I4  A channel that ends is the disconnect: `EndOfChannel` <=> `http.disconnect` / `websocket.disconnect`, for ever.
     I5  State changes happen between awaits, in one synchronous stretch; the await comes last.
     I6  An application's exception never leaves `run_http` or `run_websocket`; a connection's never leaves

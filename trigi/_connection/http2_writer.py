@@ -23,8 +23,12 @@ from .transport import WRITE_SIZE, Transport
 
 __all__ = ["HTTP2Writer", "Outgoing"]
 
-PIECES_AT_ONCE = 16
-"""How many small pieces an application may send before it lets others run."""
+PIECES_AT_ONCE = 64
+"""How many small pieces applications may send between two writes before they let others run."""
+
+
+PIECES_QUEUED = 16
+"""How many of one stream's may wait for their turn while it goes on."""
 
 
 class Patience:
@@ -175,6 +179,7 @@ class HTTP2Writer:
         self._is_blocked = False  # so is the connection's
         self._patience = Patience()
         self._queued = 0
+        self._at_once = 0  # pieces that have left so since the last write
         self._wake = trio.Event()
         self._finishing = False
         self._finished = trio.Event()
@@ -230,21 +235,28 @@ class HTTP2Writer:
         if outgoing.lost:
             raise ClientDisconnected("the client has disconnected")
         stream_id = outgoing.stream_id
-        number = outgoing.put(data, ends=ends, trailers=trailers or [])
         self._wake.set()
-        if not outgoing.size:
-            self._take(outgoing, 0)
-            return
+        leaves_at_once = self._leaves_at_once(stream_id, len(data))
+        number = outgoing.put(data, ends=ends, trailers=trailers or [])
         self._queued += len(data)
+        if leaves_at_once or not outgoing.size:
+            self._take(outgoing, FRAME_SIZE)
+            return
         self._streams[stream_id] = outgoing
         if stream_id not in self._blocked:
             self._schedule.add(stream_id, outgoing.priority)
-        is_small = (
-            self._queued + self._codec.unsent <= self._buffer_size and outgoing.pieces <= PIECES_AT_ONCE
-        )
-        if is_small and outgoing.size <= self._codec.window(stream_id):
+        is_small = self._queued + self._codec.unsent <= self._buffer_size
+        if is_small and outgoing.size <= self._codec.window(stream_id) and outgoing.pieces <= PIECES_QUEUED:
             return
         await outgoing.wait_taken(number)
+
+    def _leaves_at_once(self, stream_id: int, size: int) -> bool:
+        """Whether a piece fits where nothing waits: then it need not be queued to have its turn."""
+        codec = self._codec
+        if self._queued or self._at_once >= PIECES_AT_ONCE or codec.unsent + size > self._buffer_size:
+            return False
+        self._at_once += 1
+        return 0 < size <= min(codec.window(stream_id), codec.connection_window, FRAME_SIZE)
 
     def send_fields(self, outgoing: Outgoing, fields: Headers, *, ends: bool = False) -> None:
         """Send the head of a response, an interim one's, or all of a response without a body."""
@@ -300,6 +312,7 @@ class HTTP2Writer:
         They are equally urgent: the application of a more urgent stream may have more to send after the write.
         """
         codec = self._codec
+        self._at_once = 0
         self._is_blocked = False
         urgency: int | None = None
         while codec.unsent < WRITE_SIZE and (stream_id := self._schedule.next()) is not None:

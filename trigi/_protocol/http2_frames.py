@@ -217,6 +217,9 @@ class FrameReader:
     def _join_block(self, type_: int, flags: int, stream_id: int, payload: bytes) -> Frame | None:
         if type_ == FrameType.HEADERS:
             payload = _unprioritized(payload, flags, stream_id)
+            if flags & END_HEADERS and len(payload) <= self._block_size_limit:
+                self._blocks_read += 1
+                return Frame(type_, flags, stream_id, payload, len(payload))
             self._block = Frame(type_, flags | END_HEADERS, stream_id, b"", 0)
         assert self._block is not None
         parts = self._block_parts

@@ -86,7 +86,10 @@ class Schedule:
         """Put a stream behind those that are as urgent, unless it has its turn already."""
         if stream_id not in self._priorities:
             self._priorities[stream_id] = priority
-            self._levels.setdefault(priority.urgency, _Level()).add(stream_id, priority)
+            level = self._levels.get(priority.urgency)
+            if level is None:
+                level = self._levels[priority.urgency] = _Level()
+            level.add(stream_id, priority)
 
     def remove(self, stream_id: int) -> None:
         """Take a stream out, if it is in."""

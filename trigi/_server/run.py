@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -79,6 +80,9 @@ class _Startup:
     def started(self, _urls: object = None) -> None:
         """The server listens, and its application has started up."""
         self.complete = True
+        # What was made until now stays until the end: the garbage collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
 
 
 async def _watch_signals(

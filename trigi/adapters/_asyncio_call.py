@@ -81,6 +81,7 @@ class Call:
         # Trio's own
         self._sender = _Seat()
         self._reader = _Seat()
+        self._lost = False  # the loop has ended first, or was left behind
         self._dropping = False
         self._all_read = False  # there is nothing more to receive
         # asyncio's own
@@ -96,14 +97,16 @@ class Call:
         """Call the application, and return when it has returned and the server has all that it sent.
 
         Raises:
-            ApplicationError: it raised something that would end a program: `SystemExit`, `CancelledError`.
+            ApplicationError: it raised something that would end a program: `SystemExit`, `CancelledError`; or the loop
+                was closed before it had ended.
             Exception: what it raised.
 
         Cancellation: cancels the asyncio task, and waits for it `cancel_timeout` seconds. If it has not ended then, it
         is logged and cut off.
         """
         await self._receive_at_once(receive)
-        self._thread.post(self._start, contextvars.copy_context())
+        self._thread.enter(self)
+        self._thread.post(self, self._start, contextvars.copy_context())
         try:
             if await self._serve(send):
                 async with trio.open_nursery() as nursery:
@@ -114,9 +117,12 @@ class Call:
             self.stopping = True
             if not self._finished:
                 await self._cancel()
+            if self._finished:
+                self._raise_own()
             raise
         finally:
             self._closed = True
+            self._thread.leave(self)
         self._raise_errors()
 
     async def _receive_at_once(self, receive: Receive) -> None:
@@ -138,7 +144,7 @@ class Call:
         self._read += size
         self._inbox.append((message, size))
         if self._receivers:
-            self._thread.post(self._wake_receivers)
+            self._thread.post(self, self._wake_receivers)
 
     def _may_receive(self) -> bool:
         # What a lifespan is asked for means something to the server: so only when the application has asked.
@@ -159,12 +165,13 @@ class Call:
             except Exception as error:  # noqa: BLE001 - raised again by the application's receive()
                 self._all_read = True
                 self._inbox.append((error, 0))
-                self._thread.post(self._wake_receivers)
+                self._thread.post(self, self._wake_receivers)
 
     async def _serve(self, send: Send) -> bool:
         """Send what the application sends until it has finished; `True` if it first wants to receive something."""
         while True:
-            finished = self._finished  # looked at first: what was sent before is in the outbox then
+            # Looked at first: what was sent before is in the outbox then.
+            finished = self._finished or self._lost
             while self._outbox:
                 await self._send_next(send)
             if finished:
@@ -191,7 +198,7 @@ class Call:
                 self._send_error = error
         self._handled += size
         if self._handled >= self._send_target:
-            self._thread.post(self._wake_senders)
+            self._thread.post(self, self._wake_senders)
 
     def wake(self) -> None:
         """There is something new from asyncio."""
@@ -199,26 +206,36 @@ class Call:
         if self._parked:
             self._reader.wake()
 
+    def lose(self) -> None:
+        """Nothing comes from asyncio any more."""
+        if not self._finished:
+            self._closed = self._lost = True
+            self._sender.wake()
+
     async def _cancel(self) -> None:
-        self._thread.post(self._cancel_task)
+        self._thread.post(self, self._cancel_task)
         seconds = self._thread.cancel_timeout
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-            while not self._finished:
+            while not (self._finished or self._lost):
                 await self._sender.wait()
         self._closed = True
-        if not self._finished:
+        if not (self._finished or self._lost):  # what is lost has been logged as the loop's
             self._report_stuck(seconds)
-        else:
-            # The rest is of our making: it was cancelled, and had nobody to send to.
-            error, self._error = self._error, None
-            ours = (asyncio.CancelledError, ClientDisconnected)
-            if isinstance(error, BaseExceptionGroup):
-                error = error.split(ours)[1]
-            try:
-                if error is not None and not isinstance(error, ours):
-                    raise_from_application(error)
-            finally:
-                del error  # or it would be part of a cycle
+
+    def _raise_own(self) -> None:
+        """What the application raised of its own. The rest is of our making: a cancellation, and nobody to send to."""
+        error, self._error = self._error, None
+        ours = (asyncio.CancelledError, ClientDisconnected)
+        if isinstance(error, BaseExceptionGroup):
+            error = error.split(ours)[1]
+        if error is None or isinstance(error, ours):
+            return
+        context = error.__context__
+        try:
+            raise_from_application(error)
+        finally:
+            error.__context__ = context  # and not trio's cancellation: it may say that the client had left
+            del error, context  # or they would be part of a cycle
 
     def _report_stuck(self, seconds: float) -> None:
         request = (
@@ -249,6 +266,8 @@ class Call:
         try:
             if error is not None:
                 raise_from_application(error)
+            if self._lost:
+                raise ApplicationError("the asyncio loop was closed before the call had ended")
             # That the client has gone is nothing that an application has to know which has finished.
             if send_error is not None and not isinstance(send_error, OSError):
                 raise send_error
@@ -284,6 +303,12 @@ class Call:
         self._finished = True
         self._thread.tell(self)
 
+    def fail(self, error: BaseException) -> None:
+        """What was posted has raised this: a task factory of the application's, perhaps."""
+        if not self._finished:
+            self._error = error
+            self._finish()
+
     def _cancel_task(self) -> None:
         self._closed = self._cancelled = True
         self._wake_receivers()
@@ -291,7 +316,7 @@ class Call:
         if self._task is None:
             self._finish(None)
         else:
-            self._task.cancel()
+            self._thread.cancel(self._task)
 
     async def receive(self) -> Message:
         """The application's `receive`. Cancellation loses no message."""
@@ -346,7 +371,7 @@ class Call:
         if size is None or self._disconnected:
             ahead, size = 0, size or MESSAGE_SIZE
         else:
-            ahead, message = QUEUE_SIZE, dict(message)  # which the application may use again
+            ahead, message = QUEUE_SIZE, copy(message)
         self._queued += size
         self._outbox.append((message, size, context))
         target = self._queued - ahead
@@ -440,12 +465,21 @@ def size_ahead(message: Message) -> int | None:
         case "http.response.body":
             data = message.get("body", b"")
         case "http.response.start":
-            return MESSAGE_SIZE
+            return MESSAGE_SIZE if type(message.get("headers", ())) in (list, tuple) else None
         case "websocket.send":
             data = message.get("text") or message.get("bytes")
         case _:
             return None
     return MESSAGE_SIZE + sys.getsizeof(data) if type(data) in (bytes, str) else None
+
+
+def copy(message: Message) -> Message:
+    """A message as it is now, of those with a `size_ahead`: the application may use it again, and its headers."""
+    copied = dict(message)
+    headers = copied.get("headers")
+    if isinstance(headers, (list, tuple)):
+        copied["headers"] = [pair.copy() if type(pair) is list else pair for pair in headers]
+    return copied
 
 
 def adopt(context: contextvars.Context) -> None:

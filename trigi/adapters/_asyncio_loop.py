@@ -17,11 +17,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import trio
+
+from trigi.exceptions import ApplicationError
 
 __all__ = ["Caller", "LoopThread"]
 
@@ -41,6 +44,12 @@ class Caller(Protocol):
 
     def wake(self) -> None:
         """Called in trio's thread: there is something new."""
+
+    def fail(self, error: BaseException) -> None:
+        """Called in the loop's thread: what the caller has posted has raised this."""
+
+    def lose(self) -> None:
+        """Called in trio's thread: the loop has ended, or was left behind, and nothing comes from it any more."""
 
 
 class LoopThread:
@@ -62,25 +71,43 @@ class LoopThread:
         self.token = trio.lowlevel.current_trio_token()
         self.cancel_timeout = cancel_timeout
         self.ended = trio.Event()
-        self._posted: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()  # by trio, for asyncio
+        # By trio, for asyncio
+        self._posted: deque[tuple[Caller, Callable[..., None], tuple[Any, ...]]] = deque()
         self._posting = False
-        self._ready: deque[Caller] = deque()  # by asyncio, for trio
+        # By asyncio, for trio
+        self._ready: deque[Caller] = deque()
         self._waking = False
         self._flushing = False
         self._serving = True
+        self._cancelled_at = -inf  # in the loop's time, when `cancel` was called last
         self._closing = False
+        self._callers: set[Caller] = set()
         # A daemon, so that an application that blocks it for ever can't keep the process.
         self._thread = threading.Thread(target=self._run, name="trigi-asyncio", daemon=True)
         self._thread.start()
 
     # In trio's thread
 
-    def post(self, function: Callable[..., None], *args: Any) -> None:
-        """Have the loop call a function soon."""
-        self._posted.append((function, args))
+    def enter(self, caller: Caller) -> None:
+        """A caller is going to wait for what the loop does, until it calls `leave`.
+
+        Raises:
+            ApplicationError: the loop is being closed.
+        """
+        if self._closing:
+            raise ApplicationError("the asyncio loop was closed before the call began")
+        self._callers.add(caller)
+
+    def leave(self, caller: Caller) -> None:
+        """A caller waits no more."""
+        self._callers.discard(caller)
+
+    def post(self, caller: Caller, function: Callable[..., None], *args: Any) -> None:
+        """Have the loop call a function soon. If that raises, the caller fails."""
+        self._posted.append((caller, function, args))
         if not self._posting:
             self._posting = True
-            with suppress(RuntimeError):  # it is closed
+            with suppress(RuntimeError):  # it is closed, of which the callers are told
                 self.loop.call_soon_threadsafe(self._call_posted)
 
     async def close(self, seconds: float) -> None:
@@ -103,6 +130,7 @@ class LoopThread:
             logger.error(
                 "the asyncio loop has not ended after %.1f s: it is left behind\n%s", seconds, self.stack()
             )
+            self._lose_callers()
 
     def stack(self) -> str:
         """Where the thread is now."""
@@ -136,6 +164,15 @@ class LoopThread:
             frames.append(frame)
             frame = frame.f_back
         return frames[::-1]
+
+    def _lose_callers(self) -> None:
+        for caller in self._callers:
+            caller.lose()
+
+    def _set_ended(self) -> None:
+        self._closing = True
+        self._lose_callers()
+        self.ended.set()
 
     def _wake_ready(self) -> None:
         self._waking = False
@@ -175,11 +212,20 @@ class LoopThread:
     def _call_posted(self) -> None:
         self._posting = False
         for _ in range(len(self._posted)):
-            function, args = self._posted.popleft()
-            function(*args)
+            caller, function, args = self._posted.popleft()
+            try:
+                function(*args)
+            except BaseException as error:  # noqa: BLE001 - raised again in trio; the others are still to be called
+                caller.fail(error)
         if self._posted and not self._posting:  # what has come meanwhile waits its turn
             self._posting = True
             self.loop.call_soon(self._call_posted)
+
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task, but not once more if the loop is being closed: that cancels all."""
+        if self._serving:
+            self._cancelled_at = self.loop.time()
+            task.cancel()
 
     def _stop(self) -> None:
         if self._serving:
@@ -190,13 +236,13 @@ class LoopThread:
             while not self._closing:
                 self._survive(self.loop.run_forever)
             self._serving = False
-            end = self.loop.create_task(self._end())
+            end = _End(self._end(), loop=self.loop)  # whatever the application's task factory does
             while not end.done():
                 self._survive(self.loop.run_until_complete, end)
         finally:
             self.loop.close()
             with suppress(trio.RunFinishedError):
-                self.token.run_sync_soon(self.ended.set)
+                self.token.run_sync_soon(self._set_ended)
 
     def _survive(self, run: Callable[..., object], *args: Any) -> None:
         """Run the loop, which asyncio leaves when a task raises one of these: it is that task's end, and no more."""
@@ -210,10 +256,19 @@ class LoopThread:
 
     async def _end(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        # What a call has cancelled just now cleans up, and has its time for that before it is cancelled again.
+        begun = self.loop.time()
+        seconds = self._cancelled_at + self.cancel_timeout - begun
+        spared = {task for task in tasks if task.cancelling()} if seconds > 0 else set()
+        for task in tasks - spared:
             task.cancel()
+        if spared:
+            _, stuck = await asyncio.wait(spared, timeout=seconds)
+            for task in stuck:
+                task.cancel()
         if tasks:
-            ended, stuck = await asyncio.wait(tasks, timeout=self.cancel_timeout)
+            seconds = begun + self.cancel_timeout - self.loop.time()
+            ended, stuck = await asyncio.wait(tasks, timeout=max(seconds, LAST_SECONDS))
             for task in ended:
                 if not task.cancelled() and (error := task.exception()) is not None:
                     logger.error("an asyncio task failed while the loop was closed: %r", task, exc_info=error)
@@ -221,9 +276,21 @@ class LoopThread:
                 logger.error(
                     "%r swallowed its cancellation: it is left behind\n%s", task, self.describe(task)
                 )
-        await self.loop.shutdown_asyncgens()
-        await self.loop.shutdown_default_executor()
+        try:
+            await self.loop.shutdown_asyncgens()
+        finally:
+            await self.loop.shutdown_default_executor()
 
+
+class _End(asyncio.Task[None]):
+    """A task that nobody cancels, as the application's clean-up may all that it finds."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002
+        return False
+
+
+LAST_SECONDS = 0.1
+"""That a task has at least after the last cancellation: so closing takes hardly longer than `cancel_timeout`."""
 
 FAILURE_SECONDS = 0.1
 """Until a loop that has failed itself is run again: what fails again and again is not to take all of a processor."""

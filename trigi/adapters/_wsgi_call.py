@@ -81,7 +81,8 @@ class WSGICall:
         """Call the application in a thread, send what it produces, and wait for its end.
 
         Raises:
-            BaseException: the application's own, once what it has produced before is sent.
+            BaseException: the application's own, once what it has produced before is sent. If the call was cancelled,
+                it is in a group, beside `trio.Cancelled`.
             ApplicationError: the server has refused what was sent.
 
         Cancellation: as for `WSGIAdapter`.

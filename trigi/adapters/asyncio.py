@@ -75,7 +75,8 @@ class AsyncioAdapter:
         """One call of the application.
 
         Raises:
-            ApplicationError: the application raised `SystemExit`, `KeyboardInterrupt` or `asyncio.CancelledError`.
+            ApplicationError: the application raised `SystemExit`, `KeyboardInterrupt` or `asyncio.CancelledError`; or
+                the loop was closed before it had ended.
             Exception: what else the application raised.
             RuntimeError: the application is being served under another `trio.run`.
 
