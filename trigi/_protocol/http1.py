@@ -2,7 +2,8 @@
 
 Where one request ends and the next begins is what an attacker wants two parsers to disagree about. So it is
 decided once, here, and strictly: the codec finds the end of a head, checks its bytes, has a parser split it
-into fields, and reads the body itself. A parser (`http1_h11`) only ever sees a whole head that has passed.
+into fields, and reads the body itself. A parser (`http1_h11`, `http1_httptools`) only ever sees a whole head that has
+passed.
 
 The order of things in a head's life:
 
@@ -18,19 +19,20 @@ the answer does not depend on how the bytes were split.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
-from trigi.config import Config
+from trigi.config import Config, HTTPParser
 from trigi.exceptions import BadRequest
 
 from .events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Headers, Pause, Request
 from .headers import LENGTH, TOKEN, is_host, tokens
 from .http1_h11 import parse_head
 
-__all__ = ["HTTP1Codec", "HeadParser"]
+__all__ = ["HTTP1Codec", "HeadParser", "head_parser"]
 
 HeadParser = Callable[[bytes], tuple[bytes, bytes, bytes, Headers]]
 """A whole head -> method, target, version (`b"1.1"`) and headers, or `BadRequest`."""
@@ -78,6 +80,17 @@ class _Body(Enum):
     CHUNK_END = auto()
     TRAILERS = auto()
     DONE = auto()
+
+
+def head_parser(name: HTTPParser) -> HeadParser:
+    """The parser of that name; for `"auto"` httptools where it is installed, else h11."""
+    if name != "h11":
+        try:
+            return cast(HeadParser, importlib.import_module("trigi._protocol.http1_httptools").parse_head)
+        except ModuleNotFoundError:
+            if name == "httptools":
+                raise
+    return parse_head
 
 
 class HTTP1Codec:
