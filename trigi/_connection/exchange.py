@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from math import inf
 from typing import Any
 
 import trio
@@ -36,7 +35,7 @@ DISCONNECTS_AT_ONCE = 100
 
 
 # A client of HTTP/1.0 knows neither interim responses nor chunks.
-EXTENSIONS = {
+HTTP_EXTENSIONS = {
     (is_old, zero_copy): (
         "http.response.pathsend",
         *(() if is_old else ("http.response.early_hint", "http.response.trailers")),
@@ -75,42 +74,42 @@ class Exchange(ABC):
     inbox_size = 1
     """Pieces of a body that may be in the inbox."""
 
+    # How every exchange begins
+    status: int | None = None
+    bytes_sent = 0
+    duration = 0.0
+    disconnected = False
+    answered = False
+    complete = False
+    ended = False
+    head_sent = False
+    zero_copy = False
+    on_drain: Callable[[], None] | None = None
+    _sending = 0
+    _disconnects_told = 0
+    _inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
         self.connection = connection
         self.context = context
         self.started = trio.current_time()
-        timeout = context.config.request_timeout
-        self.cancel_scope = trio.CancelScope(deadline=inf if timeout == inf else self.started + timeout)
+        self.cancel_scope = trio.CancelScope(deadline=self.started + context.config.request_timeout)
         self.extension: dict[str, Any] = {
             "cancel_scope": self.cancel_scope,
             "disconnect_grace": context.config.disconnect_grace,
             "nursery": context.background,
             "shutting_down": context.draining,
         }
-        self.status: int | None = None
         self.response_headers: Headers = []
-        self.bytes_sent = 0
-        self.duration = 0.0
-        self.body_expected = request.has_body
-        self.disconnected = False
-        self.complete = False
-        self.answered = False
-        self.ended = False
-        self.head_sent = False
+        self.body_expected = self._request_given = request.has_body
         self.is_websocket = request.is_upgrade
-        self.zero_copy = False
-        self.on_drain: Callable[[], None] | None = None
         self._continue_wanted = request.expects_continue
-        self._request_given = request.has_body
-        self._sending = 0
-        self._disconnects_told = 0
-        self._inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
 
     @property
     def extensions(self) -> tuple[str, ...]:
         """The names of the ASGI extensions of an `http` scope that work here."""
-        return EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
+        return HTTP_EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
 
     @property
     def settled(self) -> bool:
@@ -223,7 +222,8 @@ class Exchange(ABC):
         Raises:
             ClientDisconnected: there is nobody to send to.
         """
-        self.check_connected()
+        if self.disconnected:
+            raise ClientDisconnected("the client has disconnected")
         self._sending += 1
 
     def check_connected(self) -> None:

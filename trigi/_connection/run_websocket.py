@@ -53,6 +53,7 @@ async def run_websocket(exchange: Exchange) -> None:
     try:
         handshake = Handshake(exchange.request)
     except BadRequest as error:
+        context.running.discard(exchange)  # no application is called
         context.observer.request_refused(exchange.connection, error)
         headers = list(UPGRADE_REQUIRED_HEADERS) if error.status_hint == 426 else []
         await exchange.respond(error.status_hint, headers)

@@ -74,6 +74,7 @@ class Transport:
 
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         if type(self.stream) is SocketStream and not self.broken and not self._lock.locked():
             rest = self._write_at_once(self.stream, parts[0] if len(parts) == 1 else b"".join(parts))
             if not rest:
