@@ -42,8 +42,12 @@ SINGLE_IMPORTERS = {
     "h2": {"trigi._protocol.http2_h2"},
     "hpack": {"trigi._protocol.http2_h2", "trigi.testing.http2"},
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
-    "socket": {"trigi._server.listeners", "trigi._connection.socket_stream"},
-    "ssl": {"trigi._server.tls"},
+    "socket": {
+        "trigi._server.listeners",
+        "trigi._connection.socket_stream",
+        "trigi._connection.tls_stream",
+    },
+    "ssl": {"trigi._server.tls", "trigi._server.listeners", "trigi._connection.tls_stream"},
     "asyncio": {
         "trigi.adapters.asyncio",
         "trigi.adapters._asyncio_call",

@@ -12,7 +12,7 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
 
 from . import files
-from .socket_stream import SocketStream
+from .socket_stream import DirectStream, SocketStream
 
 __all__ = ["Transport", "UpgradedStream"]
 
@@ -60,6 +60,7 @@ class Transport:
     def __init__(self, stream: trio.abc.Stream, info: ConnectionInfo, write_timeout: float) -> None:
         self.stream = stream
         self.info = info
+        self._direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
         self._lock = trio.Lock()
@@ -75,8 +76,8 @@ class Transport:
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if type(self.stream) is SocketStream and not self.broken and not self._lock.locked():
-            rest = self._write_at_once(self.stream, parts[0] if len(parts) == 1 else b"".join(parts))
+        if self._direct is not None and not self.broken and not self._lock.locked():
+            rest = self._write_at_once(self._direct, parts[0] if len(parts) == 1 else b"".join(parts))
             if not rest:
                 if self._at_once > AT_ONCE_SIZE:
                     self._at_once = 0
@@ -85,7 +86,7 @@ class Transport:
             parts = [rest]
         await self._alone(self._write_parts, parts)
 
-    def _write_at_once(self, stream: SocketStream, data: bytes) -> bytes:
+    def _write_at_once(self, stream: DirectStream, data: bytes) -> bytes:
         """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
         try:
             sent = stream.send_nowait(data)
@@ -199,8 +200,8 @@ class Transport:
 
     def reset_on_close(self) -> None:
         """Have the stream closed by RST, where it can be: for a response that only its close could end."""
-        if isinstance(self.stream, SocketStream):
-            self.stream.reset_on_close()
+        if self._direct is not None:
+            self._direct.reset_on_close()
 
     async def linger(self, seconds: float) -> None:
         """Say that no more will come, and read what the client still sends, so that it can read the response.

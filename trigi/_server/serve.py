@@ -132,11 +132,11 @@ class Server:
                 task_status.started(urls)
 
             opened = [
-                DirectListener(each) if isinstance(each, trio.SocketListener | UnixListener) else each
+                DirectListener(each, ssl_context)
+                if isinstance(each, trio.SocketListener | UnixListener)
+                else each
                 for each in opened
             ]
-            if ssl_context is not None:
-                opened = [trio.SSLListener(each, ssl_context) for each in opened]
             async with open_lifespan(
                 self._application, self._config, self._observer, self._report_stuck_lifespan
             ) as lifespan:
