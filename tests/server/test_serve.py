@@ -605,7 +605,7 @@ async def test_no_bug_of_one_connection_ends_the_server(serving, log, monkeypatc
 
     async with serving(hello) as served:
         with monkeypatch.context() as patched:
-            patched.setattr("trigi._connection.serve.Transport", broken)
+            patched.setattr("trigi._connection.serve.HTTP1Connection", broken)
             assert await served.connect().rest() == b""
         assert (await served.connect().fetch()).body == b"hello"
     assert log.troubles == ["ERROR connection from - ended by a bug in trigi: please report it"]

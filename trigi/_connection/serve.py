@@ -42,8 +42,8 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
 
 async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
     info = _connection_info(stream)
+    transport = Transport(stream, info, context.config.write_timeout)
     try:
-        transport = Transport(stream, info, context.config.write_timeout)
         if isinstance(stream, trio.SSLStream | TLSStream):
             if not await _shake_hands(stream, transport, context):
                 return
@@ -57,7 +57,9 @@ async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None
     except Exception as error:  # noqa: BLE001 - a bug of trigi's ends one connection, not all
         context.observer.connection_failed(info.client, error)
     finally:
-        await trio.aclose_forcefully(stream)
+        if not transport.closed:
+            transport.broken = True
+            await transport.close()
 
 
 async def _shake_hands(

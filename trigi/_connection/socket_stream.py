@@ -128,12 +128,26 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """Have `aclose` reset the connection, rather than end it in order."""
         self.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def aclose(self) -> None:
-        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`."""
+    def close(self, *, in_order: bool) -> None:
+        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`. Once more does nothing.
+
+        Args:
+            in_order: say so to the other end, if the protocol has a word for it, and there is room.
+        """
         if self.socket.fileno() >= 0:
+            if in_order:
+                self._end()
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
-        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the socket, in order unless that is cancelled."""
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.close(in_order=False)
+            raise
+        self.close(in_order=True)
 
     # One call each
 

@@ -74,15 +74,6 @@ class TLSStream(DirectStream):
         super().reset_on_close()
         self._cut_off = True
 
-    async def aclose(self) -> None:
-        """Say goodbye, if there is room, and close the socket. Cancellation: closes it all the same."""
-        try:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if not self._cut_off:
-                self._end()
-        finally:
-            await super().aclose()
-
     def _read(self, size: int) -> bytes | None:
         self._more_expected = False
         try:

@@ -55,11 +55,13 @@ class Transport:
         stream: the stream, its TLS handshake done.
         info: its endpoints and TLS.
         broken: nothing can be written any more.
+        closed: the stream is, or is being.
     """
 
     def __init__(self, stream: trio.abc.Stream, info: ConnectionInfo, write_timeout: float) -> None:
         self.stream = stream
         self.info = info
+        self.closed = False
         self._direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
@@ -219,7 +221,14 @@ class Transport:
                 return
 
     async def close(self) -> None:
-        """Close in order if the stream can do so within `CLOSE_SECONDS`, in any case close."""
+        """Close in order if the stream can do so within `CLOSE_SECONDS`, in any case close; once more does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._direct is not None:
+            self._direct.close(in_order=not self.broken)
+            self.broken = True
+            return
         with trio.move_on_after(CLOSE_SECONDS):
             try:
                 if not self.broken:
