@@ -57,6 +57,8 @@ class Exchange(ABC):
         extension: the value of `scope["extensions"]["trigi"]`, in which the application may set `disconnect_grace`.
         status: of the response, once there is one; 101 for a WebSocket that was accepted.
         response_headers: as the application gave them.
+        bodyless: the response has no body, whatever its headers say (RFC 9110, 6.4.1).
+        trailers_wanted: trailers follow the body, and the client takes them.
         bytes_sent: of the response's body.
         started: when the request's head was read, by trio's clock.
         duration: seconds from then to the end of the response.
@@ -76,6 +78,8 @@ class Exchange(ABC):
 
     # How every exchange begins
     status: int | None = None
+    bodyless = False
+    trailers_wanted = False
     bytes_sent = 0
     duration = 0.0
     disconnected = False
@@ -115,11 +119,6 @@ class Exchange(ABC):
     def settled(self) -> bool:
         """Whether there is nothing left to answer."""
         return self.answered or self.ended
-
-    @property
-    def bodyless(self) -> bool:
-        """Whether the response has no body, whatever its headers say (RFC 9110, 6.4.1)."""
-        return self.request.method.upper() == "HEAD" or self.status in (204, 304)
 
     # Called by the reader
 
@@ -240,6 +239,13 @@ class Exchange(ABC):
         if self.ended and not self._sending:
             self._close_inbox()
 
+    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
+        """Take the head, and hold it until the first piece of the body."""
+        self.status = status
+        self.response_headers = headers
+        self.bodyless = self.request.method.upper() == "HEAD" or status in (204, 304)
+        self.trailers_wanted = trailers and self.request.accepts_trailers
+
     async def respond(self, status: int, headers: Headers | None = None) -> None:
         """Answer in the server's own name, unless the client has gone or part of another response has left."""
         if self.settled:
@@ -262,10 +268,6 @@ class Exchange(ABC):
             self._end()
 
     # What differs between the HTTP versions
-
-    @abstractmethod
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Take the head, and hold it until the first piece of the body."""
 
     @abstractmethod
     async def send_data(self, data: bytes, *, more: bool) -> None:

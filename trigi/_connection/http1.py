@@ -281,19 +281,12 @@ class HTTP1Exchange(Exchange):
     discarded = 0
     _chunked = False
     _ends_at_close = False
-    _trailers_follow = False
 
     def __init__(self, request: Request, connection: HTTP1Connection) -> None:
         super().__init__(request, connection.transport.info, connection.context)
         self.zero_copy = connection.transport.copies_files
         self.must_close = not request.keep_alive
         self._http1 = connection
-
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Take the head, and hold it until the first piece of the body."""
-        self.status = status
-        self.response_headers = headers
-        self._trailers_follow = trailers
 
     async def send_data(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the body, the first together with the head, the last together with the end."""
@@ -337,7 +330,7 @@ class HTTP1Exchange(Exchange):
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
         if self._chunked:
-            await self._write([encode_trailers(trailers if self._sends_trailers else [])])
+            await self._write([encode_trailers(trailers if self.trailers_wanted else [])])
         else:
             await trio.lowlevel.checkpoint()
         self.finish()
@@ -382,10 +375,6 @@ class HTTP1Exchange(Exchange):
         self._http1.transport.give_up()
         self._http1.stop()
 
-    @property
-    def _sends_trailers(self) -> bool:
-        return self._trailers_follow and self.request.accepts_trailers
-
     async def _write(self, parts: list[bytes]) -> None:
         if not parts:
             await trio.lowlevel.checkpoint()
@@ -409,7 +398,7 @@ class HTTP1Exchange(Exchange):
             elif field[0] == b"connection":
                 connection += tokens([field], b"connection")
             # RFC 9110, 8.6: never with 204. And trailers need chunks. What is left is the server's business.
-            elif field[0] == b"content-length" and self.status != 204 and not self._sends_trailers:
+            elif field[0] == b"content-length" and self.status != 204 and not self.trailers_wanted:
                 has_length = True
                 fields.append(field)
         is_http_1_1 = self.request.http_version == "1.1"

@@ -26,7 +26,7 @@ READ_SIZE = 64 * 1024
 COPY_SIZE = 256 * 1024
 """Bytes of a file that are copied at once at most: about what a socket takes, and no long time for the other tasks."""
 
-AT_ONCE_SIZE = 64 * 1024
+AT_ONCE_SIZE = 256 * 1024
 """Bytes that a task may write to a socket that takes them before it lets others run."""
 
 AT_ONCE_COST = 4096
