@@ -486,13 +486,16 @@ async def test_concurrency_limit_for_requests_that_come_at_once(serving):
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 @pytest.mark.parametrize("limit", [inf, 5])
-async def test_a_listener_that_is_out_of_resources_goes_on(serving, code, limit):
+async def test_a_listener_that_is_out_of_resources_goes_on(serving, log, code, limit):
+    """And says so, but not for every attempt."""
     async with serving(hello, connection_limit=limit) as served:
         for _ in range(3):
             served.listener.fail(OSError(code, os.strerror(code)))
         client = served.connect()
         assert (await client.fetch()).body == b"hello"
         assert 0 < trio.current_time() < 5
+    error = f"[Errno {code}] {os.strerror(code)}"
+    assert log.troubles == [f"ERROR no connection can be accepted for now: {error}"]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), OSError(errno.ENETDOWN, "down")])

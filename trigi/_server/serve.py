@@ -242,9 +242,7 @@ class Server:
                         raise
                     if trio.current_time() >= told + TELLING_SECONDS:
                         told = trio.current_time()
-                        logger.error(
-                            "connections have to wait: %s (is the limit of open files too low?)", error
-                        )
+                        logger.error("no connection can be accepted for now: %s", error)  # noqa: TRY400 - no bug
                     await trio.sleep(EXHAUSTED_SECONDS)
                 else:
                     connections.start_soon(serve_one, stream)
