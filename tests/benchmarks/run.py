@@ -66,12 +66,12 @@ def wrk(
     return (server.cpu() - before) / done * 1e6
 
 
-def h2load(server: Server, seconds: int) -> float:
+def h2load(server: Server, seconds: int, streams: int = 16) -> float:
     """Requests of HTTP/2 in clear from h2load, in batches: microseconds of CPU per request."""
 
     def requests(seconds):
         url = f"http://127.0.0.1:{server.port}/"
-        command = ["h2load", "-n", str(BATCH), "-c", "8", "-m", "16", url]
+        command = ["h2load", "-n", str(BATCH), "-c", "8", "-m", str(streams), url]
         deadline = time.monotonic() + seconds
         done = 0
         while done == 0 or time.monotonic() < deadline:
@@ -125,13 +125,13 @@ def exchanges(
         return (server.cpu() - before) / (done * units) * 1e6
 
 
-def idle_memory(server: Server, _seconds: int) -> float:
+def idle_memory(server: Server, _seconds: int, idle: int = IDLE) -> float:
     """Connections that made a request each, and are idle: KiB of memory per connection."""
     with own_load(server, "get", SOME) as go:
         go(WARM_UP)
     before = server.memory()
-    with own_load(server, "get", IDLE):
-        return (server.memory() - before) / IDLE / 1024
+    with own_load(server, "get", idle):
+        return (server.memory() - before) / idle / 1024
 
 
 # What is measured.

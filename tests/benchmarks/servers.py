@@ -35,7 +35,7 @@ STARTUP = 20.0  # seconds until a server must accept connections
 SHUTDOWN = 5.0  # seconds until a server that was told to end is killed
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE = resource.getpagesize()
-OPEN_FILES = 8192  # for some thousands of connections
+OPEN_FILES = 8192  # for some thousands of connections: what is asked for if nobody says how many
 FOREIGN = ("TRIGI_", "UVICORN_", "HYPERCORN_", "PYTHON", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS")
 
 
@@ -53,11 +53,11 @@ def require(*tools: str):
         )
 
 
-def allow_open_files():
+def allow_open_files(wanted: int = OPEN_FILES):
     """Raise the soft limit of open files, for this process and those it starts."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < OPEN_FILES:
-        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

@@ -1,0 +1,112 @@
+"""A connection that always has something to read, or room to write, leaves the others their turns."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+import pytest
+import trio
+
+from tests.connection.conftest import respond
+from trigi._connection.context import ServerContext
+from trigi._connection.serve import serve_stream
+from trigi._connection.socket_stream import SocketStream
+from trigi.config import Config
+from trigi.testing.websocket import encode_frame
+
+TURNS = 200
+"""How often a flood may have its way before a request of another connection is answered."""
+
+
+class Application:
+    """Counts what the flood makes it do, and notes the count for each request of the other connection."""
+
+    def __init__(self):
+        self.count = 0
+        self.noted = []
+
+    async def __call__(self, scope, receive, send):
+        match scope["path"]:
+            case "/quiet":
+                self.noted.append(self.count)
+                await respond(send, b"quiet")
+            case "/download":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+                    self.count += 1
+            case "/trickle":
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                while True:
+                    await send({"type": "http.response.body", "body": b"x", "more_body": True})
+                    self.count += 1
+            case "/upload":
+                while (await receive())["type"] == "http.request":
+                    self.count += 1
+            case "/small":
+                self.count += 1
+                await respond(send, b"small")
+            case "/websocket":
+                await receive()
+                await send({"type": "websocket.accept"})
+                while (await receive())["type"] == "websocket.receive":
+                    self.count += 1
+
+
+HEAD = b" HTTP/1.1\r\nhost: a\r\n"
+UPGRADE = (
+    b"GET /websocket" + HEAD + b"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+FLOODS = {
+    "download": (b"GET /download" + HEAD + b"\r\n", b""),
+    "trickle": (b"GET /trickle" + HEAD + b"\r\n", b""),
+    "upload": (b"POST /upload" + HEAD + b"content-length: 1000000000000\r\n\r\n", bytes(1 << 20)),
+    "pipelined": (b"", (b"GET /small" + HEAD + b"\r\n") * 1000),
+    "websocket": (UPGRADE, encode_frame(1, b"x") * 10_000),
+}
+
+
+def flood(connection: socket.socket, first: bytes, again: bytes) -> None:
+    """Write all the time, if there is something, and read all the time."""
+
+    def read():
+        with suppress(OSError):
+            while connection.recv(1 << 20):
+                pass
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    with suppress(OSError):
+        connection.sendall(first)
+        while again:
+            connection.sendall(again)
+    reading.join()
+
+
+@pytest.mark.parametrize(("first", "again"), FLOODS.values(), ids=FLOODS)
+async def test_others_have_their_turns(first, again):
+    application = Application()
+    context = ServerContext(application, Config())
+    (near, far), (quiet, other) = socket.socketpair(), socket.socketpair()
+    client = SocketStream(quiet)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_stream, SocketStream(far), context)
+        nursery.start_soon(serve_stream, SocketStream(other), context)
+        nursery.start_soon(trio.to_thread.run_sync, flood, near, first, again)
+        while application.count < 1000:  # it is under way
+            await trio.sleep(0)
+        for _ in range(20):
+            began = application.count
+            await client.send_all(b"GET /quiet" + HEAD + b"\r\n")
+            answer = b""
+            while not answer.endswith(b"quiet"):
+                answer += await client.receive_some()
+            assert application.noted[-1] - began < TURNS
+            assert application.count - began < 2 * TURNS
+        near.shutdown(socket.SHUT_RDWR)
+        nursery.cancel_scope.cancel()
+    near.close()
+    await client.aclose()
