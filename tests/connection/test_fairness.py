@@ -96,8 +96,8 @@ async def test_others_have_their_turns(first, again):
         nursery.start_soon(serve_stream, SocketStream(far), context)
         nursery.start_soon(serve_stream, SocketStream(other), context)
         nursery.start_soon(trio.to_thread.run_sync, flood, near, first, again)
-        while application.count < 1000:  # it is under way
-            await trio.sleep(0)
+        while application.count < 1000:
+            await trio.lowlevel.checkpoint()
         for _ in range(20):
             began = application.count
             await client.send_all(b"GET /quiet" + HEAD + b"\r\n")
