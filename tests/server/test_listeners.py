@@ -16,6 +16,8 @@ import trio
 import trio.testing
 
 from trigi._server.listeners import (
+    GONE,
+    DirectListener,
     LimitedListener,
     UnixListener,
     close_listeners,
@@ -778,3 +780,90 @@ async def test_a_limited_socket_listener_serves_as_many_as_it_may(opened):
         async with await limited.accept() as served:
             await second.send_all(b"second")
             assert await served.receive_some() == b"second"
+
+
+# Accepting
+
+
+async def connected(listener: trio.SocketListener | UnixListener) -> socket.socket:
+    """A client that waits to be accepted."""
+    client = socket.socket(listener.socket.family)
+    client.connect(listener.socket.getsockname())
+    return client
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1:0", "unix:{folder}/s"])
+async def test_what_is_accepted_talks_at_once(opened, tmp_path, bind):
+    (inner,) = await opened(bind.format(folder=tmp_path))
+    listener = DirectListener(inner)
+    with await connected(inner) as client:
+        stream = await listener.accept()
+        client.sendall(b"hello")
+        assert await stream.receive_some() == b"hello"
+        assert stream.send_nowait(b"hello") == 5
+        assert client.recv(10) == b"hello"
+        if inner.socket.family == socket.AF_INET:  # small pieces do not wait for each other
+            assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        await stream.aclose()
+    await listener.aclose()
+    assert inner.socket.fileno() == -1
+
+
+async def test_a_client_that_left_before_it_was_accepted_is_passed_over(opened, monkeypatch):
+    (inner,) = await opened("127.0.0.1:0")
+    listener = DirectListener(inner)
+    errors = [OSError(number, os.strerror(number)) for number in GONE]
+    accept = socket.socket.accept
+
+    def accept_late(self):
+        if errors:
+            raise errors.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_late)
+    with await connected(inner):
+        await (await listener.accept()).aclose()
+    assert errors == []
+    await listener.aclose()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EINVAL])
+async def test_other_errors_are_raised(opened, monkeypatch, number):
+    (inner,) = await opened("127.0.0.1:0")
+    listener = DirectListener(inner)
+
+    def fail(self):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket.socket, "accept", fail)
+    with pytest.raises(OSError, match="Errno") as caught:
+        await listener.accept()
+    assert caught.value.errno == number
+    await listener.aclose()
+
+
+async def test_accepting_ends_when_the_listener_is_closed(opened):
+    (inner,) = await opened("127.0.0.1:0")
+    listener = DirectListener(inner)
+
+    async def accept():
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        await listener.aclose()
+    await accept()
+
+
+async def test_accepting_is_cancelled_and_loses_nobody(opened):
+    (inner,) = await opened("127.0.0.1:0")
+    listener = DirectListener(inner)
+    with await connected(inner):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await listener.accept()
+        assert scope.cancelled_caught
+        await (await listener.accept()).aclose()
+    await listener.aclose()
