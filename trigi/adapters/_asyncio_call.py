@@ -58,6 +58,7 @@ class Call:
         self.told = False
         self.stopping = False
         self._thread = thread
+        self._crossing = thread.crossing
         self._application = application
         self._scope = scope
         self._type: str = scope["type"]
@@ -106,7 +107,7 @@ class Call:
         """
         await self._receive_at_once(receive)
         self._thread.enter(self)
-        self._thread.post(self, self._start, contextvars.copy_context())
+        self._crossing.post(self, self._start, contextvars.copy_context())
         try:
             if await self._serve(send):
                 async with trio.open_nursery() as nursery:
@@ -127,6 +128,9 @@ class Call:
 
     async def _receive_at_once(self, receive: Receive) -> None:
         """Take the messages that are there already, so that they need no switch of threads of their own."""
+        if self._type == "http" and self._scope.get("http_version", "2") < "2" and not has_body(self._scope["headers"]):
+            self._put(await receive())
+            return
         with trio.CancelScope() as scope:
             scope.cancel()
             while self._may_receive():
@@ -144,7 +148,7 @@ class Call:
         self._read += size
         self._inbox.append((message, size))
         if self._receivers:
-            self._thread.post(self, self._wake_receivers)
+            self._crossing.post(self, self._wake_receivers)
 
     def _may_receive(self) -> bool:
         # What a lifespan is asked for means something to the server: so only when the application has asked.
@@ -165,7 +169,7 @@ class Call:
             except Exception as error:  # noqa: BLE001 - raised again by the application's receive()
                 self._all_read = True
                 self._inbox.append((error, 0))
-                self._thread.post(self, self._wake_receivers)
+                self._crossing.post(self, self._wake_receivers)
 
     async def _serve(self, send: Send) -> bool:
         """Send what the application sends until it has finished; `True` if it first wants to receive something."""
@@ -198,7 +202,7 @@ class Call:
                 self._send_error = error
         self._handled += size
         if self._handled >= self._send_target:
-            self._thread.post(self, self._wake_senders)
+            self._crossing.post(self, self._wake_senders)
 
     def wake(self) -> None:
         """There is something new from asyncio."""
@@ -213,7 +217,7 @@ class Call:
             self._sender.wake()
 
     async def _cancel(self) -> None:
-        self._thread.post(self, self._cancel_task)
+        self._crossing.post(self, self._cancel_task)
         seconds = self._thread.cancel_timeout
         with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
             while not (self._finished or self._lost):
@@ -301,7 +305,7 @@ class Call:
         self._wake_receivers()
         self._wake_senders()
         self._finished = True
-        self._thread.tell(self)
+        self._crossing.tell(self)
 
     def fail(self, error: BaseException) -> None:
         """What was posted has raised this: a task factory of the application's, perhaps."""
@@ -329,7 +333,7 @@ class Call:
                 self._wanted = True
                 if not self._inbox:  # trio looks at the receivers after it has put something there
                     if not self._reading or self._parked:
-                        self._thread.tell_soon(self)
+                        self._crossing.tell(self)
                     await waiter
             finally:
                 self._receivers.remove(waiter)
@@ -345,7 +349,7 @@ class Call:
         self._inbox.popleft()
         self._taken += size
         if self._parked and self._read - self._taken < QUEUE_SIZE:
-            self._thread.tell_soon(self)
+            self._crossing.tell(self)
         return message
 
     async def _receive_nothing(self) -> Message:
@@ -381,7 +385,7 @@ class Call:
         elif (
             message["type"] != "http.response.start"
         ):  # no server sends that before it has a piece of the body
-            self._thread.tell_soon(self)
+            self._crossing.tell(self)
 
     def _check(self) -> None:
         error = self._send_error
@@ -400,7 +404,7 @@ class Call:
         self._senders.append(waiter)
         self._set_send_target()
         try:
-            self._thread.tell_soon(self)
+            self._crossing.tell(self)
             # trio looks at the target after it has handled something
             if self._handled < target and not self._closed:
                 await waiter[1]
@@ -446,6 +450,13 @@ class _Seat:
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)
             self._task = None
+
+
+def has_body(headers) -> bool:
+    for name, _ in headers:
+        if name in (b"content-length", b"transfer-encoding"):
+            return True
+    return False
 
 
 def is_disconnect(message: Message) -> bool:
