@@ -22,7 +22,8 @@ import trio
 import trigi
 from trigi._server.application import to_asgi3
 from trigi.adapters import ASGI2Adapter
-from trigi.adapters._asyncio_call import MESSAGE_SIZE, QUEUE_SIZE, Call
+from trigi.adapters._asyncio_call import Call
+from trigi.adapters._asyncio_messages import MESSAGE_SIZE, QUEUE_SIZE
 from trigi.adapters.asyncio import AsyncioAdapter
 from trigi.exceptions import ApplicationError, ClientDisconnected, ConfigError, InvalidMessage
 from trigi.testing import HTTPClient, IncompleteResponse, open_connection

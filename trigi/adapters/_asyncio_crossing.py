@@ -96,8 +96,9 @@ class Crossing(trio.abc.Instrument):
         if self._posted and self._loop_waits:
             self._loop_waits = False
             self._trio_end.send(b"!")
-        self._trio_waits = True
-        if self._ready and timeout:  # which must not be waited for
+        self._trio_waits = timeout > 0
+        if self._ready and self._trio_waits:  # left in this very turn
+            self._trio_waits = False
             self._loop_end.send(b"!")
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
@@ -114,10 +115,11 @@ class Crossing(trio.abc.Instrument):
 
     async def _listen(self) -> None:
         """End trio's waits. When trio ends it is not cancelled with the others: they may still be told something."""
-        with self._listening, suppress(OSError):  # closed just before it was read
-            while True:
+        with self._listening:
+            while not self._listening.cancel_called:
                 await trio.lowlevel.wait_readable(self._trio_end)
-                self._trio_end.recv(SIGNALS)
+                with suppress(OSError):  # closed just now
+                    self._trio_end.recv(SIGNALS)
 
     # In the loop's thread
 
