@@ -46,6 +46,8 @@ class Call(ApplicationTask):
         stopping: of a lifespan: no requests will follow, because it failed, was told to shut down, or was cancelled.
     """
 
+    __slots__ = ("_all_read", "_dropping", "_lost", "_reader", "_sender", "stopping")
+
     def __init__(self, thread: LoopThread, application: ASGI3Application, scope: Scope) -> None:
         super().__init__(thread, application, scope)
         self.stopping = False

@@ -32,6 +32,35 @@ class ApplicationTask(ABC):
         told: see `Caller`.
     """
 
+    __slots__ = (
+        "_application",
+        "_cancelled",
+        "_closed",
+        "_crossing",
+        "_disconnected",
+        "_error",
+        "_finished",
+        "_handled",
+        "_inbox",
+        "_outbox",
+        "_parked",
+        "_queued",
+        "_read",
+        "_reading",
+        "_receivers",
+        "_scope",
+        "_send_error",
+        "_send_target",
+        "_senders",
+        "_taken",
+        "_task",
+        "_thread",
+        "_type",
+        "_wanted",
+        "_was_told",
+        "told",
+    )
+
     def __init__(self, thread: LoopThread, application: ASGI3Application, scope: Scope) -> None:
         self.told = False
         self._thread = thread
