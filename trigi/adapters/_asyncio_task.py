@@ -111,6 +111,8 @@ class ApplicationTask(ABC):
             self._task.add_done_callback(self._finish)
 
     async def _call(self) -> None:
+        if self._task is not None:  # as it is if a task factory of the application's begins it at once
+            self._task.remove_done_callback(self._finish)  # for which the loop would need another turn
         try:
             await self._application(self._scope, self.receive, self.send)
         except BaseException as error:  # noqa: BLE001 - raised again in trio; asyncio's loop is not to see it
