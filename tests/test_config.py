@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from math import inf, nan
 
 import pytest
@@ -42,6 +43,7 @@ def test_the_defaults_are_the_documented_ones():
         "ca_certs": None,
         "verify_mode": "none",
         "ciphers": None,
+        "http": "auto",
         "date_header": True,
         "server_header": True,
         "half_close": False,
@@ -261,3 +263,10 @@ def test_every_field_is_described(field):
     assert "|" not in setting.help
     assert bool(setting.choices) == (setting.kind == "choice")
     assert bool(setting.unit) == (setting.kind in {"whole", "size", "seconds"})
+
+
+def test_a_parser_that_is_not_installed(monkeypatch):
+    assert Config(http="httptools").http == "httptools"
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    assert refusal(http="httptools") == "http: httptools is not installed: pip install 'trigi[fast]'"
+    assert (Config(http="h11").http, Config(http="auto").http) == ("h11", "auto")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from math import inf, nan
 from typing import Any, Literal, TypeVar, get_args
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 Interface = Literal["auto", "asgi3", "asgi2", "wsgi", "asyncio"]
 Lifespan = Literal["auto", "on", "off"]
+HTTPParser = Literal["auto", "h11", "httptools"]
 VerifyMode = Literal["none", "optional", "required"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
@@ -267,6 +269,14 @@ class Config:
 
     # HTTP and WebSocket
 
+    http: HTTPParser = setting(
+        "auto",
+        "choice",
+        "HTTP",
+        "What parses the heads of HTTP/1.1 requests: h11, httptools (installed by trigi[fast]), or, with auto, "
+        "httptools if it is installed. They take and refuse the same.",
+        choices=get_args(HTTPParser),
+    )
     date_header: bool = setting(True, "flag", "HTTP", "Send a date header with each response.")
     server_header: bool = setting(True, "flag", "HTTP", "Send a server header with each response.")
     half_close: bool = setting(
@@ -376,6 +386,8 @@ class Config:
             value = field.metadata["setting"].check(getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, value)  # the class is frozen from here on
         self._check_tls()
+        if self.http == "httptools" and find_spec("httptools") is None:
+            raise ConfigError("http: httptools is not installed: pip install 'trigi[fast]'")
         if self.root_path and (self.root_path[0] != "/" or self.root_path[-1] == "/"):
             raise ConfigError(
                 f"root_path: {self.root_path!r} is not a path that begins with / and does not end with one"

@@ -375,25 +375,6 @@ def configure_logging(config: Config) -> None:
     logger = logging.getLogger("trigi")
     _replace_handlers(logger, sys.stderr, JSONFormatter() if config.log_json else text)
     logger.setLevel(config.log_level.upper())
-    # trio tries again and again to accept when the process is out of file descriptors, and says so each time.
-    accepting = logging.getLogger("trio.serve_listeners")
-    _replace_handlers(accepting, sys.stderr, JSONFormatter() if config.log_json else text)
-    accepting.filters = [_OncePerSecond()]
-
-
-class _OncePerSecond(logging.Filter):
-    """Lets one record a second pass, without its traceback."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.exc_info = None
-        if record.created < self._next:
-            return False
-        self._next = record.created + 1
-        return True
 
 
 def _replace_handlers(logger: logging.Logger, stream: TextIO, formatter: logging.Formatter) -> None:

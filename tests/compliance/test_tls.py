@@ -489,3 +489,23 @@ async def test_shutdown_is_not_held_up_by_a_client_that_does_not_read(serve, cer
     with trio.fail_after(5):
         await server.stop()
     await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_is_told_what_is_wrong_with_its_handshake(serve, in_thread, certificates, version):
+    """By an alert, which a reset of the connection must not overtake."""
+    server = await serve(show, certfile=certificates.server, ca_certs=certificates.ca, verify_mode="required")
+    context = certificates.trust()
+    context.minimum_version = context.maximum_version = version
+
+    def visit():
+        with socket.create_connection(("127.0.0.1", server.port), CLIENT_SECONDS) as plain:
+            try:
+                with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                    client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")  # more than the server reads of it
+                    client.recv(1)
+            except ssl.SSLError as error:
+                return error.reason
+
+    reasons = [await in_thread(visit) for _ in range(5)]
+    assert set(reasons) <= {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"}

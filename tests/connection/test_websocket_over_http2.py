@@ -22,6 +22,7 @@ from wsproto.extensions import PerMessageDeflate
 from tests.connection.conftest import Recorder, hello, read_body, respond, socket_like_pair
 from trigi._connection.context import ServerContext
 from trigi._connection.http2 import HTTP2Connection
+from trigi._connection.http2_writer import PIECES_AT_ONCE
 from trigi._connection.run_websocket import READ_SIZE
 from trigi._connection.serve import serve_stream
 from trigi._connection.transport import CLOSE_SECONDS, DISCARD_SECONDS, Transport
@@ -1019,7 +1020,7 @@ class TestMessages:
 
         session = await connect(application)
         assert (await (await session.open()).wait_closed()).code == 1000
-        assert len(beats) >= 20
+        assert len(beats) >= 400 // PIECES_AT_ONCE
 
     async def test_a_client_that_gives_its_windows_back_for_every_message(self, connect):
         """Frames sent to it win new ones: also those that it has answered only when it came to read them."""

@@ -3,13 +3,14 @@
 The wall is what is refused. The mark in an example stands behind the byte that gets it refused: not one byte sooner
 (what comes before may still become a request), not one later, and with the same answer however the bytes are cut.
 
-Everything is run with two head parsers: h11, and a naive one that believes what it is given. That the naive one passes
-shows that the strictness is the codec's. A third parser is supported when it is in `PARSERS` and passes.
+Everything is run with three head parsers: h11, httptools, and a naive one that believes what it is given. That the
+naive one passes shows that the strictness is the codec's.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -24,6 +25,7 @@ from trigi._protocol.http1 import (
     CHUNK_EXTENSIONS_LIMIT,
     CHUNK_LINE_LIMIT,
     HTTP1Codec,
+    head_parser,
 )
 from trigi._protocol.http1_h11 import parse_head
 from trigi.config import Config
@@ -40,7 +42,7 @@ def naive_parse(head):
     return method, target, version.removeprefix(b"HTTP/"), headers
 
 
-PARSERS = {"h11": parse_head, "naive": naive_parse}
+PARSERS = {"h11": head_parser("h11"), "httptools": head_parser("httptools"), "naive": naive_parse}
 
 
 @pytest.fixture(params=PARSERS.values(), ids=PARSERS, scope="module")
@@ -1107,6 +1109,14 @@ def test_a_parser_gives_method_target_version_and_headers_in_plain_bytes(parse):
     assert type(headers) is list
     parts = [method, target, version, *(part for pair in headers for part in pair)]
     assert {type(part) for part in parts} == {bytes}
+
+
+def test_the_fastest_parser_that_is_installed_is_used(monkeypatch):
+    assert head_parser("h11") is parse_head
+    assert head_parser("auto") is head_parser("httptools") is not parse_head
+    monkeypatch.delitem(sys.modules, "trigi._protocol.http1_httptools")
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    assert head_parser("auto") is parse_head
 
 
 # Any requests, any cut

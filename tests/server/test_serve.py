@@ -486,13 +486,16 @@ async def test_concurrency_limit_for_requests_that_come_at_once(serving):
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS])
 @pytest.mark.parametrize("limit", [inf, 5])
-async def test_a_listener_that_is_out_of_resources_goes_on(serving, code, limit):
+async def test_a_listener_that_is_out_of_resources_goes_on(serving, log, code, limit):
+    """And says so, but not for every attempt."""
     async with serving(hello, connection_limit=limit) as served:
         for _ in range(3):
             served.listener.fail(OSError(code, os.strerror(code)))
         client = served.connect()
         assert (await client.fetch()).body == b"hello"
         assert 0 < trio.current_time() < 5
+    error = f"[Errno {code}] {os.strerror(code)}"
+    assert log.troubles == [f"ERROR no connection can be accepted for now: {error}"]
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), OSError(errno.ENETDOWN, "down")])
@@ -605,7 +608,7 @@ async def test_no_bug_of_one_connection_ends_the_server(serving, log, monkeypatc
 
     async with serving(hello) as served:
         with monkeypatch.context() as patched:
-            patched.setattr("trigi._connection.serve.Transport", broken)
+            patched.setattr("trigi._connection.serve.HTTP1Connection", broken)
             assert await served.connect().rest() == b""
         assert (await served.connect().fetch()).body == b"hello"
     assert log.troubles == ["ERROR connection from - ended by a bug in trigi: please report it"]

@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from math import inf
 from typing import Any
 
 import trio
@@ -36,7 +35,7 @@ DISCONNECTS_AT_ONCE = 100
 
 
 # A client of HTTP/1.0 knows neither interim responses nor chunks.
-EXTENSIONS = {
+HTTP_EXTENSIONS = {
     (is_old, zero_copy): (
         "http.response.pathsend",
         *(() if is_old else ("http.response.early_hint", "http.response.trailers")),
@@ -58,6 +57,8 @@ class Exchange(ABC):
         extension: the value of `scope["extensions"]["trigi"]`, in which the application may set `disconnect_grace`.
         status: of the response, once there is one; 101 for a WebSocket that was accepted.
         response_headers: as the application gave them.
+        bodyless: the response has no body, whatever its headers say (RFC 9110, 6.4.1).
+        trailers_wanted: trailers follow the body, and the client takes them.
         bytes_sent: of the response's body.
         started: when the request's head was read, by trio's clock.
         duration: seconds from then to the end of the response.
@@ -75,52 +76,49 @@ class Exchange(ABC):
     inbox_size = 1
     """Pieces of a body that may be in the inbox."""
 
+    # How every exchange begins
+    status: int | None = None
+    bodyless = False
+    trailers_wanted = False
+    bytes_sent = 0
+    duration = 0.0
+    disconnected = False
+    answered = False
+    complete = False
+    ended = False
+    head_sent = False
+    zero_copy = False
+    on_drain: Callable[[], None] | None = None
+    _sending = 0
+    _disconnects_told = 0
+    _inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
         self.connection = connection
         self.context = context
         self.started = trio.current_time()
-        timeout = context.config.request_timeout
-        self.cancel_scope = trio.CancelScope(deadline=inf if timeout == inf else self.started + timeout)
+        self.cancel_scope = trio.CancelScope(deadline=self.started + context.config.request_timeout)
         self.extension: dict[str, Any] = {
             "cancel_scope": self.cancel_scope,
             "disconnect_grace": context.config.disconnect_grace,
             "nursery": context.background,
             "shutting_down": context.draining,
         }
-        self.status: int | None = None
         self.response_headers: Headers = []
-        self.bytes_sent = 0
-        self.duration = 0.0
-        self.body_expected = request.has_body
-        self.disconnected = False
-        self.complete = False
-        self.answered = False
-        self.ended = False
-        self.head_sent = False
+        self.body_expected = self._request_given = request.has_body
         self.is_websocket = request.is_upgrade
-        self.zero_copy = False
-        self.on_drain: Callable[[], None] | None = None
         self._continue_wanted = request.expects_continue
-        self._request_given = request.has_body
-        self._sending = 0
-        self._disconnects_told = 0
-        self._inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
 
     @property
     def extensions(self) -> tuple[str, ...]:
         """The names of the ASGI extensions of an `http` scope that work here."""
-        return EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
+        return HTTP_EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
 
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to answer."""
         return self.answered or self.ended
-
-    @property
-    def bodyless(self) -> bool:
-        """Whether the response has no body, whatever its headers say (RFC 9110, 6.4.1)."""
-        return self.request.method.upper() == "HEAD" or self.status in (204, 304)
 
     # Called by the reader
 
@@ -223,7 +221,8 @@ class Exchange(ABC):
         Raises:
             ClientDisconnected: there is nobody to send to.
         """
-        self.check_connected()
+        if self.disconnected:
+            raise ClientDisconnected("the client has disconnected")
         self._sending += 1
 
     def check_connected(self) -> None:
@@ -239,6 +238,13 @@ class Exchange(ABC):
         self._sending -= 1
         if self.ended and not self._sending:
             self._close_inbox()
+
+    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
+        """Take the head, and hold it until the first piece of the body."""
+        self.status = status
+        self.response_headers = headers
+        self.bodyless = self.request.method.upper() == "HEAD" or status in (204, 304)
+        self.trailers_wanted = trailers and self.request.accepts_trailers
 
     async def respond(self, status: int, headers: Headers | None = None) -> None:
         """Answer in the server's own name, unless the client has gone or part of another response has left."""
@@ -262,10 +268,6 @@ class Exchange(ABC):
             self._end()
 
     # What differs between the HTTP versions
-
-    @abstractmethod
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Take the head, and hold it until the first piece of the body."""
 
     @abstractmethod
     async def send_data(self, data: bytes, *, more: bool) -> None:

@@ -4,13 +4,13 @@ The reader parses what comes, starts a task for each request, and passes the req
 reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
 written by the applications' own tasks.
 
-The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they move its deadline, or
-cancel it for the reader to look at the connection's state again.
+The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they bring its deadline
+forward, or cancel it for the reader to look at the connection's state again. Its deadline may be too early: to look
+again in vain, once in a while, costs less than to move it for every request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
 
@@ -32,6 +32,10 @@ from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, Upgr
 __all__ = ["HTTP1Connection"]
 
 
+FRAMING = {b"connection", b"transfer-encoding", b"keep-alive", b"content-length"}
+"""Headers of an application's that are not passed on as they are."""
+
+
 class HTTP1Connection:
     """The requests of one connection, one after the other.
 
@@ -41,7 +45,7 @@ class HTTP1Connection:
     def __init__(self, transport: Transport, context: ServerContext) -> None:
         self.transport = transport
         self.context = context
-        self._codec = HTTP1Codec(context.config, http2=transport.info.tls is None)
+        self._codec = HTTP1Codec(context.config, context.parse_head, http2=transport.info.tls is None)
         self._is_http2 = False
         self._exchange: HTTP1Exchange | None = None
         self._requests = 0
@@ -127,7 +131,9 @@ class HTTP1Connection:
     def _start_exchange(self, request: Request) -> None:
         self._head_begun = False
         self._requests += 1
-        self._set_deadline(inf)
+        self._deadline = inf
+        if request.has_body:
+            self._reading.deadline = inf  # in vain would lose the piece that is being passed on
         exchange = self._exchange = HTTP1Exchange(request, self)
         config = self.context.config
         if len(self.context.running) >= config.concurrency_limit:
@@ -136,13 +142,7 @@ class HTTP1Connection:
             self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
             return
         self.context.running.add(exchange)  # now: another may be counted before its task begins
-        self._applications.start_soon(self._run, run_websocket if request.is_upgrade else run_http, exchange)
-
-    async def _run(self, run: Callable[[Exchange], Awaitable[None]], exchange: Exchange) -> None:
-        try:
-            await run(exchange)
-        finally:
-            self.context.running.discard(exchange)
+        self._applications.start_soon(run_websocket if request.is_upgrade else run_http, exchange)
 
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange
@@ -215,7 +215,8 @@ class HTTP1Connection:
 
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
-        self._reading.deadline = deadline
+        if deadline < self._reading.deadline:  # noqa: PLR1730 - to set it costs, even to what it is
+            self._reading.deadline = deadline
 
     def response_ended(self) -> None:
         """The open exchange's response is complete."""
@@ -277,21 +278,15 @@ class HTTP1Exchange(Exchange):
         discarded: bytes of the request's body that came after the response was complete.
     """
 
+    discarded = 0
+    _chunked = False
+    _ends_at_close = False
+
     def __init__(self, request: Request, connection: HTTP1Connection) -> None:
         super().__init__(request, connection.transport.info, connection.context)
         self.zero_copy = connection.transport.copies_files
         self.must_close = not request.keep_alive
-        self.discarded = 0
         self._http1 = connection
-        self._chunked = False
-        self._ends_at_close = False
-        self._trailers_follow = False
-
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Take the head, and hold it until the first piece of the body."""
-        self.status = status
-        self.response_headers = headers
-        self._trailers_follow = trailers
 
     async def send_data(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the body, the first together with the head, the last together with the end."""
@@ -335,7 +330,7 @@ class HTTP1Exchange(Exchange):
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
         if self._chunked:
-            await self._write([encode_trailers(trailers if self._sends_trailers else [])])
+            await self._write([encode_trailers(trailers if self.trailers_wanted else [])])
         else:
             await trio.lowlevel.checkpoint()
         self.finish()
@@ -380,10 +375,6 @@ class HTTP1Exchange(Exchange):
         self._http1.transport.give_up()
         self._http1.stop()
 
-    @property
-    def _sends_trailers(self) -> bool:
-        return self._trailers_follow and self.request.accepts_trailers
-
     async def _write(self, parts: list[bytes]) -> None:
         if not parts:
             await trio.lowlevel.checkpoint()
@@ -402,18 +393,14 @@ class HTTP1Exchange(Exchange):
         has_length = False
         connection: list[bytes] = []
         for field in self.response_headers:
-            match field[0]:
-                case b"connection":
-                    connection += tokens([field], b"connection")
-                case b"transfer-encoding" | b"keep-alive":
-                    pass  # the server's business
-                case b"content-length":
-                    # RFC 9110, 8.6: never with 204. And trailers need chunks.
-                    if self.status != 204 and not self._sends_trailers:
-                        has_length = True
-                        fields.append(field)
-                case _:
-                    fields.append(field)
+            if field[0] not in FRAMING:
+                fields.append(field)
+            elif field[0] == b"connection":
+                connection += tokens([field], b"connection")
+            # RFC 9110, 8.6: never with 204. And trailers need chunks. What is left is the server's business.
+            elif field[0] == b"content-length" and self.status != 204 and not self.trailers_wanted:
+                has_length = True
+                fields.append(field)
         is_http_1_1 = self.request.http_version == "1.1"
         if not has_length and not self.bodyless:
             if is_http_1_1:
@@ -435,6 +422,6 @@ class HTTP1Exchange(Exchange):
             connection = [b"keep-alive"]
         if connection:
             fields.append((b"connection", b", ".join(connection)))
-        names = {name for name, _ in fields}
-        fields += [field for field in self.context.default_headers() if field[0] not in names]
+        given = dict(fields)
+        fields += [field for field in self.context.default_headers() if field[0] not in given]
         return encode_head(self.status, fields)

@@ -225,7 +225,6 @@ class HTTP2Connection:
         try:
             await (run_websocket if exchange.is_websocket else run_http)(exchange)
         finally:
-            self.context.running.discard(exchange)
             self._abandoned.discard(exchange)
             self._codec.abandoned = len(self._abandoned)
 

@@ -46,7 +46,6 @@ class HTTP2Exchange(Exchange):
         self.tunnel: TunnelStream | None = None
         self._codec = codec
         self._writer = writer
-        self._trailers_follow = False
         self._unread = bytearray()  # behind the message in the inbox
         self._unread_end = False
         self._unacknowledged = 0  # bytes that the application was not given, and the client can't send again
@@ -110,12 +109,6 @@ class HTTP2Exchange(Exchange):
             self._writer.return_window(self.stream_id, size)
         self._pass_on()
 
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
-        """Take the head, and hold it until the first piece of the body."""
-        self.status = status
-        self.response_headers = headers
-        self._trailers_follow = trailers
-
     async def send_data(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the body, the first together with the head, the last together with the end."""
         if self.bodyless:
@@ -136,7 +129,7 @@ class HTTP2Exchange(Exchange):
 
     async def send_trailers(self, trailers: Headers) -> None:
         """End the response with trailers, if the client takes them."""
-        wanted = self._trailers_follow and self.request.accepts_trailers and not self.bodyless
+        wanted = self.trailers_wanted and not self.bodyless
         fields = [field for field in trailers if field[0] not in CONNECTION_SPECIFIC]
         await self._send(b"", ends=True, trailers=fields if wanted else [])
         self._settle()

@@ -46,6 +46,9 @@ VIOLATIONS = (1002, 1007, 1009)
 READ_SIZE = 32 * 1024
 """Bytes asked for at once. Full of the smallest frames, they keep the event loop for some 50 ms."""
 
+LARGE_READ_SIZE = 256 * 1024
+"""The same in the middle of a frame that has as many."""
+
 
 async def run_websocket(exchange: Exchange) -> None:
     """Call the application, and answer or close for it where it did not."""
@@ -53,6 +56,7 @@ async def run_websocket(exchange: Exchange) -> None:
     try:
         handshake = Handshake(exchange.request)
     except BadRequest as error:
+        context.running.discard(exchange)  # no application is called
         context.observer.request_refused(exchange.connection, error)
         headers = list(UPGRADE_REQUIRED_HEADERS) if error.status_hint == 426 else []
         await exchange.respond(error.status_hint, headers)
@@ -137,7 +141,9 @@ class WebSocketCall:
         """
         event = event_of(message)
         if self.state is WebSocket.OPEN:
-            await self._accepted.wait()  # an accept in another task may still be on its way
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._accepted.is_set():  # an accept in another task is still on its way
+                await self._accepted.wait()
         if event == "websocket.close" and self._exchange.disconnected:
             await trio.lowlevel.checkpoint()
             return
@@ -282,7 +288,7 @@ class WebSocketCall:
     async def _read_messages(self, stream: trio.abc.Stream, codec: WebSocketCodec) -> None:
         while codec.closed is None:
             try:
-                data = await stream.receive_some(READ_SIZE)
+                data = await stream.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._heard.set()

@@ -13,8 +13,9 @@ from .background import open_background
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .http2 import HTTP2Connection
-from .socket_stream import SocketStream
-from .transport import Transport
+from .socket_stream import DirectStream
+from .tls_stream import TLSStream
+from .transport import DISCARD_SECONDS, Transport
 
 __all__ = ["serve_stream"]
 
@@ -41,13 +42,13 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
 
 async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
     info = _connection_info(stream)
+    transport = Transport(stream, info, context.config.write_timeout)
     try:
-        if isinstance(stream, trio.SSLStream):
-            if not await _shake_hands(stream, context, info):
+        if isinstance(stream, trio.SSLStream | TLSStream):
+            if not await _shake_hands(stream, transport, context):
                 return
             if context.describe_tls is not None:
                 info.tls = context.describe_tls(stream)
-        transport = Transport(stream, info, context.config.write_timeout)
         received: bytes | None = b""
         if not _chose_http2(stream):
             received = await HTTP1Connection(transport, context).serve()
@@ -56,10 +57,14 @@ async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None
     except Exception as error:  # noqa: BLE001 - a bug of trigi's ends one connection, not all
         context.observer.connection_failed(info.client, error)
     finally:
-        await trio.aclose_forcefully(stream)
+        if not transport.closed:
+            transport.broken = True
+            await transport.close()
 
 
-async def _shake_hands(stream: trio.SSLStream[Any], context: ServerContext, info: ConnectionInfo) -> bool:
+async def _shake_hands(
+    stream: trio.SSLStream[Any] | TLSStream, transport: Transport, context: ServerContext
+) -> bool:
     """Whether the client got through the TLS handshake."""
     error: Exception = TimeoutError("the TLS handshake took longer than tls_handshake_timeout")
     with trio.move_on_after(context.config.tls_handshake_timeout) as scope:
@@ -71,12 +76,13 @@ async def _shake_hands(stream: trio.SSLStream[Any], context: ServerContext, info
             await stream.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as broken:
             error = broken
+            await transport.linger(DISCARD_SECONDS)  # so that the client can read what is wrong
         else:
             return True
         finally:
             context.connections.discard(handshake)
     if not context.draining.is_set():
-        context.observer.handshake_failed(info.client, error)
+        context.observer.handshake_failed(transport.info.client, error)
     return False
 
 
@@ -93,14 +99,14 @@ class _Handshake:
 
 def _chose_http2(stream: trio.abc.Stream) -> bool:
     """Whether client and server have agreed on HTTP/2 in the TLS handshake (ALPN, RFC 9113, 3.2)."""
-    return isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
+    return isinstance(stream, trio.SSLStream | TLSStream) and stream.selected_alpn_protocol() == "h2"
 
 
 def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     """The endpoints of a socket's stream; of any other, nothing is known."""
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream | SocketStream):
+    if not isinstance(stream, trio.SocketStream | DirectStream):
         return ConnectionInfo()
     try:
         client, server = stream.socket.getpeername(), stream.socket.getsockname()

@@ -1,26 +1,28 @@
-"""A thin stream over a non-blocking socket: nothing between trio's event loop and the system calls.
+"""Thin streams over a non-blocking socket: nothing between trio's event loop and the system calls.
 
-Two things make it cheap. Reading waits for the socket first, since after a request there is nearly always nothing more,
-and a call that only says so costs as much as one that reads. And `send_nowait` writes without being a checkpoint: a
-response that the socket takes at once needs no deadline, no cancel scope and no task switch.
+Two things make them cheap. Reading waits for the socket first, since after a request there is nearly always nothing
+more, and a call that only says so costs as much as one that reads. And `send_nowait` writes without being a checkpoint:
+a response that the socket takes at once needs no deadline, no cancel scope and no task switch.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from abc import abstractmethod
+from operator import index
 from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
 
 import trio
 
-__all__ = ["SocketStream"]
+__all__ = ["DirectStream", "SocketStream"]
 
 READ_SIZE = 64 * 1024
 """Bytes that are read if nobody says how many."""
 
 
-class SocketStream(trio.abc.HalfCloseableStream):
-    """A connected socket.
+class DirectStream(trio.abc.HalfCloseableStream):
+    """A connected socket, and what is read from it and written to it with one call each.
 
     Every method that is async is a checkpoint, and lets other tasks run.
 
@@ -34,13 +36,14 @@ class SocketStream(trio.abc.HalfCloseableStream):
     def __init__(self, connected: socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self._more_expected = False  # the last read was filled
+        self._more_expected = False  # what is there to be read may be in no need of waiting for
         self._receiving = False
         self._sending = False
+        self._ended = False  # nothing more is to be sent
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What came, `b""` at the end. Cancellation loses nothing."""
-        size = READ_SIZE if max_bytes is None else max_bytes
+        size = READ_SIZE if max_bytes is None else index(max_bytes)
         if size < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
@@ -52,18 +55,13 @@ class SocketStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self.socket)
-            while True:
-                try:
-                    data = self.socket.recv(size)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self.socket)
-                else:
-                    self._more_expected = len(data) == size
-                    return data
+            while (data := self._read(size)) is None:
+                await self._wait_to_read()
         except OSError as error:
             raise self._failed(error) from error
         finally:
             self._receiving = False
+        return data
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what the socket takes at once: how many bytes that was, perhaps none.
@@ -75,10 +73,10 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
+        if self._ended:
+            raise trio.ClosedResourceError("the sending side of this socket was closed")
         try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
+            return self._write(data)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -86,6 +84,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """Send all of it. Cancellation: some of it may have been sent."""
         with memoryview(data) as view:
             await trio.lowlevel.checkpoint_if_cancelled()
+            self._check_open()
             sent = self.send_nowait(view)
             if sent == len(view):
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -94,10 +93,7 @@ class SocketStream(trio.abc.HalfCloseableStream):
             try:
                 while sent < len(view):
                     await trio.lowlevel.wait_writable(self.socket)
-                    try:
-                        sent += self.socket.send(view[sent:])
-                    except BlockingIOError:
-                        continue
+                    sent += self._write(view[sent:])
             except OSError as error:
                 raise self._failed(error) from error
             finally:
@@ -116,21 +112,14 @@ class SocketStream(trio.abc.HalfCloseableStream):
         finally:
             self._sending = False
 
-    def copy_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Have the system copy as much of a file as the socket takes at once: how many bytes that was.
-
-        Raises:
-            BlockingIOError: the socket takes nothing now.
-            OSError: the socket is broken, or the file system can't do it.
-        """
-        return os.sendfile(self.socket.fileno(), descriptor, offset, count)
-
     async def send_eof(self) -> None:
         """Say that no more will be sent; once more does nothing."""
         await trio.lowlevel.checkpoint()
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
+        self._ended = True
         try:
+            self._end()
             self.socket.shutdown(SHUT_WR)
         except OSError as error:
             raise self._failed(error) from error
@@ -139,12 +128,43 @@ class SocketStream(trio.abc.HalfCloseableStream):
         """Have `aclose` reset the connection, rather than end it in order."""
         self.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
 
-    async def aclose(self) -> None:
-        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`."""
+    def close(self, *, in_order: bool) -> None:
+        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`. Once more does nothing.
+
+        Args:
+            in_order: say so to the other end, if the protocol has a word for it, and there is room.
+        """
         if self.socket.fileno() >= 0:
+            if in_order:
+                self._end()
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
-        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the socket, in order unless that is cancelled."""
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            self.close(in_order=False)
+            raise
+        self.close(in_order=True)
+
+    # One call each
+
+    @abstractmethod
+    def _read(self, size: int) -> bytes | None:
+        """What is there, `None` if that is nothing."""
+
+    @abstractmethod
+    def _write(self, data: bytes | memoryview) -> int:
+        """Write what the socket takes: how many bytes that was."""
+
+    async def _wait_to_read(self) -> None:
+        """There was nothing: wait until that may have changed."""
+        await trio.lowlevel.wait_readable(self.socket)
+
+    def _end(self) -> None:
+        """Say that no more will be written, if the protocol has a word for that."""
 
     def _check_open(self) -> None:
         if self.socket.fileno() < 0:
@@ -155,3 +175,30 @@ class SocketStream(trio.abc.HalfCloseableStream):
         if self.socket.fileno() < 0:
             return trio.ClosedResourceError("this socket was closed")
         return trio.BrokenResourceError(f"the connection is broken: {error}")
+
+
+class SocketStream(DirectStream):
+    """A connected socket with nothing on top."""
+
+    def copy_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Have the system copy as much of a file as the socket takes at once: how many bytes that was.
+
+        Raises:
+            BlockingIOError: the socket takes nothing now.
+            OSError: the socket is broken, or the file system can't do it.
+        """
+        return os.sendfile(self.socket.fileno(), descriptor, offset, count)
+
+    def _read(self, size: int) -> bytes | None:
+        try:
+            data = self.socket.recv(size)
+        except BlockingIOError:
+            return None
+        self._more_expected = len(data) == size
+        return data
+
+    def _write(self, data: bytes | memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0

@@ -12,7 +12,7 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
 
 from . import files
-from .socket_stream import SocketStream
+from .socket_stream import DirectStream, SocketStream
 
 __all__ = ["Transport", "UpgradedStream"]
 
@@ -26,7 +26,7 @@ READ_SIZE = 64 * 1024
 COPY_SIZE = 256 * 1024
 """Bytes of a file that are copied at once at most: about what a socket takes, and no long time for the other tasks."""
 
-AT_ONCE_SIZE = 64 * 1024
+AT_ONCE_SIZE = 256 * 1024
 """Bytes that a task may write to a socket that takes them before it lets others run."""
 
 AT_ONCE_COST = 4096
@@ -55,11 +55,14 @@ class Transport:
         stream: the stream, its TLS handshake done.
         info: its endpoints and TLS.
         broken: nothing can be written any more.
+        closed: the stream is, or is being.
     """
 
     def __init__(self, stream: trio.abc.Stream, info: ConnectionInfo, write_timeout: float) -> None:
         self.stream = stream
         self.info = info
+        self.closed = False
+        self._direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
         self._lock = trio.Lock()
@@ -74,8 +77,9 @@ class Transport:
 
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
-        if type(self.stream) is SocketStream and not self.broken and not self._lock.locked():
-            rest = self._write_at_once(self.stream, parts[0] if len(parts) == 1 else b"".join(parts))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._direct is not None and not self.broken and not self._lock.locked():
+            rest = self._write_at_once(self._direct, parts[0] if len(parts) == 1 else b"".join(parts))
             if not rest:
                 if self._at_once > AT_ONCE_SIZE:
                     self._at_once = 0
@@ -84,7 +88,7 @@ class Transport:
             parts = [rest]
         await self._alone(self._write_parts, parts)
 
-    def _write_at_once(self, stream: SocketStream, data: bytes) -> bytes:
+    def _write_at_once(self, stream: DirectStream, data: bytes) -> bytes:
         """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
         try:
             sent = stream.send_nowait(data)
@@ -198,8 +202,8 @@ class Transport:
 
     def reset_on_close(self) -> None:
         """Have the stream closed by RST, where it can be: for a response that only its close could end."""
-        if isinstance(self.stream, SocketStream):
-            self.stream.reset_on_close()
+        if self._direct is not None:
+            self._direct.reset_on_close()
 
     async def linger(self, seconds: float) -> None:
         """Say that no more will come, and read what the client still sends, so that it can read the response.
@@ -217,7 +221,14 @@ class Transport:
                 return
 
     async def close(self) -> None:
-        """Close in order if the stream can do so within `CLOSE_SECONDS`, in any case close."""
+        """Close in order if the stream can do so within `CLOSE_SECONDS`, in any case close; once more does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._direct is not None:
+            self._direct.close(in_order=not self.broken)
+            self.broken = True
+            return
         with trio.move_on_after(CLOSE_SECONDS):
             try:
                 if not self.broken:

@@ -9,6 +9,7 @@ wrong raises an exception of `trigi.exceptions` that says whose fault it is.
     headers         header fields: names, values, lists, hosts
     http1           HTTP/1.1 bytes -> events: framing, limits and strictness, for every head parser
     http1_h11       parses a request head with h11
+    http1_httptools     parses it with httptools
     http1_encode    responses -> HTTP/1.1 bytes
     websocket_handshake   how a request becomes a WebSocket, and what is agreed on
     websocket       its frames <-> messages, over wsproto

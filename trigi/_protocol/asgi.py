@@ -46,7 +46,13 @@ __all__ = [
 ]
 
 
-class HTTP(StrEnum):
+class State(StrEnum):
+    """Where an application is: the tables' states."""
+
+    __hash__ = str.__hash__  # an enum's own is no function of C's, and each message looks its state up
+
+
+class HTTP(State):
     """Where an application is in its response."""
 
     START = "START"
@@ -58,7 +64,7 @@ class HTTP(StrEnum):
     COMPLETE = "COMPLETE"
 
 
-class WebSocket(StrEnum):
+class WebSocket(State):
     """Where an application is in its WebSocket."""
 
     CONNECTING = "CONNECTING"
@@ -67,7 +73,7 @@ class WebSocket(StrEnum):
     CLOSED = "CLOSED"
 
 
-class Lifespan(StrEnum):
+class Lifespan(State):
     """Where an application is in its lifespan."""
 
     STARTING = "STARTING"
@@ -184,7 +190,13 @@ EXTENSIONS: Mapping[str, str] = {
 }
 """What must be in the scope's extensions for a message to be allowed at all."""
 
-State = TypeVar("State", HTTP, WebSocket, Lifespan)
+_EXTENSION_OF = {
+    **EXTENSIONS,
+    **{f"{type_}+{FLAGS[type_]}": extension for type_, extension in EXTENSIONS.items() if type_ in FLAGS},
+    "http.response.start+trailers": "http.response.trailers",
+}
+
+S = TypeVar("S", bound=State)
 
 
 def event_of(message: Message) -> str:
@@ -214,12 +226,10 @@ def event_of(message: Message) -> str:
 
 def extension_of(event: str) -> str | None:
     """The extension that an event belongs to, `None` if that is ASGI itself."""
-    if event == "http.response.start+trailers":
-        return "http.response.trailers"
-    return EXTENSIONS.get(event.partition("+")[0])
+    return _EXTENSION_OF.get(event)
 
 
-def advance(table: Mapping[State, Mapping[str, State]], state: State, event: str) -> State:
+def advance(table: Mapping[S, Mapping[str, S]], state: S, event: str) -> S:
     """The state after `event`.
 
     Raises:

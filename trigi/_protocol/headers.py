@@ -23,9 +23,9 @@ INVALID_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 LENGTH = re.compile(rb"[0-9]{1,19}")
 
 # RFC 9110, 7.2: uri-host [":" port]. A registered name as RFC 3986 has it, or an address in brackets. Empty when the
-# target has no authority, but a port alone is none (RFC 9110, 4.2.1).
+# target has no authority, but a port alone is none (RFC 9110, 4.2.1). Possessive: nothing is tried twice.
 HOST = re.compile(
-    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+(?::[0-9]*)?)?"
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]++|%[0-9A-Fa-f]{2})++(?::[0-9]*)?)?"
     rb"|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?"
     rb"|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\](?::[0-9]*)?",
 )

@@ -2,7 +2,8 @@
 
 Where one request ends and the next begins is what an attacker wants two parsers to disagree about. So it is
 decided once, here, and strictly: the codec finds the end of a head, checks its bytes, has a parser split it
-into fields, and reads the body itself. A parser (`http1_h11`) only ever sees a whole head that has passed.
+into fields, and reads the body itself. A parser (`http1_h11`, `http1_httptools`) only ever sees a whole head that has
+passed.
 
 The order of things in a head's life:
 
@@ -18,19 +19,20 @@ the answer does not depend on how the bytes were split.
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import Final, cast
 
-from trigi.config import Config
+from trigi.config import Config, HTTPParser
 from trigi.exceptions import BadRequest
 
 from .events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Headers, Pause, Request
 from .headers import LENGTH, TOKEN, is_host, tokens
 from .http1_h11 import parse_head
 
-__all__ = ["HTTP1Codec", "HeadParser"]
+__all__ = ["HTTP1Codec", "HeadParser", "head_parser"]
 
 HeadParser = Callable[[bytes], tuple[bytes, bytes, bytes, Headers]]
 """A whole head -> method, target, version (`b"1.1"`) and headers, or `BadRequest`."""
@@ -39,6 +41,13 @@ HeadParser = Callable[[bytes], tuple[bytes, bytes, bytes, Headers]]
 REQUEST_LINE: Final = re.compile(TOKEN.pattern + rb" [\x21-\x7e]+ HTTP/([0-9]\.[0-9])\r\n")
 # RFC 9112, 5, with the values of RFC 9110, 5.5. No white space before the colon, no control characters.
 FIELD_LINES: Final = re.compile(rb"(?:" + TOKEN.pattern + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*")
+# Both at once, as nearly every request comes. Possessive: what does not match is given up at once.
+WHOLE_HEAD: Final = re.compile(
+    TOKEN.pattern
+    + rb"+ [\x21-\x7e]++ HTTP/1\.[01]\r\n(?:"
+    + TOKEN.pattern
+    + rb"+:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n"
+)
 
 # What can't be in a line, so that it need not be waited for: control characters, on which parsers differ. A carriage
 # return without its line feed, and the reverse. White space where a line begins (obs-fold).
@@ -78,6 +87,17 @@ class _Body(Enum):
     CHUNK_END = auto()
     TRAILERS = auto()
     DONE = auto()
+
+
+def head_parser(name: HTTPParser) -> HeadParser:
+    """The parser of that name; for `"auto"` httptools where it is installed, else h11."""
+    if name != "h11":
+        try:
+            return cast(HeadParser, importlib.import_module("trigi._protocol.http1_httptools").parse_head)
+        except ModuleNotFoundError:
+            if name == "httptools":
+                raise
+    return parse_head
 
 
 class HTTP1Codec:
@@ -177,8 +197,7 @@ class HTTP1Codec:
         if head is None:
             return NEED_DATA
         self._http2 = False
-        lower = head.lower()
-        length = _framing(lower)
+        length = _framing(head.lower())
         method, target, version, headers = self._parse_head(head)
         request = _request(method, target, version, headers, has_body=length != 0)
         if length is None:
@@ -198,6 +217,12 @@ class HTTP1Codec:
         """Cut the next head off the buffer, `None` while it is incomplete."""
         buffer = self._buffer
         if not self._searched:
+            whole = WHOLE_HEAD.match(buffer, 0, int(min(len(buffer), self._config.head_size_limit)))
+            if whole is not None:
+                head = whole[0]
+                if head.count(b"\n") - 2 <= self._config.header_count_limit:
+                    del buffer[: len(head)]
+                    return head
             while buffer.startswith(b"\r\n"):
                 del buffer[:2]
                 self._blank_lines += 1
@@ -352,6 +377,8 @@ class HTTP1Codec:
 
 def _framing(lower: bytes) -> int | None:
     """How long the body is that follows a head (in lower case), `None` for chunks (RFC 9112, 6.3)."""
+    if b"content-length" not in lower and b"transfer-encoding" not in lower:
+        return 0
     codings = [value.strip(b" \t") for value in FIELD[b"transfer-encoding"].findall(lower)]
     lengths = [value.strip(b" \t") for value in FIELD[b"content-length"].findall(lower)]
     if codings:
@@ -373,20 +400,21 @@ def _framing(lower: bytes) -> int | None:
 def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, has_body: bool) -> Request:
     """The `Request` that a parsed head makes, after the checks that are the same for every parser."""
     is_http_1_1 = version == b"1.1"
-    names = {name for name, _ in headers}
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (is_http_1_1 and not hosts) or (hosts and not is_host(hosts[0])):
+    fields = dict(headers)
+    host = fields.get(b"host")
+    is_repeated = len(fields) < len(headers) and [name for name, _ in headers].count(b"host") > 1
+    if is_repeated or (is_http_1_1 if host is None else not is_host(host)):
         raise BadRequest("a request needs exactly one valid Host" if is_http_1_1 else "invalid Host")
     raw_path, query_string, authority = _split_target(method, target)
     if authority is not None:
         # RFC 9112, 3.2.2: the target's authority is the host, whatever the field says.
         headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-    connection = tokens(headers, b"connection") if b"connection" in names else []
-    expects_continue = is_http_1_1 and b"expect" in names and has_body
+    connection = tokens(headers, b"connection") if b"connection" in fields else []
+    expects_continue = is_http_1_1 and b"expect" in fields and has_body
     if expects_continue and tokens(headers, b"expect") != [b"100-continue"]:
         raise BadRequest("unknown expectation", status_hint=417)
     # RFC 9110, 7.8: an Upgrade in HTTP/1.0 is ignored.
-    is_upgrade = is_http_1_1 and b"upgrade" in names and b"upgrade" in connection
+    is_upgrade = is_http_1_1 and b"upgrade" in fields and b"upgrade" in connection
     is_upgrade = is_upgrade and b"websocket" in tokens(headers, b"upgrade")
     if is_upgrade and has_body:
         raise BadRequest("a WebSocket handshake has no body")
@@ -400,7 +428,7 @@ def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, 
         has_body=has_body,
         keep_alive=b"close" not in connection and (is_http_1_1 or b"keep-alive" in connection),
         expects_continue=expects_continue,
-        accepts_trailers=is_http_1_1 and b"te" in names and b"trailers" in tokens(headers, b"te"),
+        accepts_trailers=is_http_1_1 and b"te" in fields and b"trailers" in tokens(headers, b"te"),
         is_upgrade=is_upgrade,
     )
 

@@ -21,7 +21,7 @@ _PHRASES = {status.value: status.phrase for status in HTTPStatus} | {
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in _PHRASES.items()}
+_STATUS_LINES = {status: f"HTTP/1.1 {status} {phrase}".encode() for status, phrase in _PHRASES.items()}
 
 
 def reason_phrase(status: int) -> str:
@@ -31,8 +31,8 @@ def reason_phrase(status: int) -> str:
 
 def encode_head(status: int, headers: Headers) -> bytes:
     """Status line, fields and the empty line. The version is the server's, whatever the client's (RFC 9110, 2.5)."""
-    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    return b"%b%b\r\n" % (line, b"".join([b"%b: %b\r\n" % field for field in headers]))
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+    return b"\r\n".join([line, *[b": ".join(field) for field in headers], b"\r\n"])
 
 
 def encode_chunk(data: bytes) -> bytes:

@@ -8,13 +8,15 @@ is in a field section, and settings that mean nothing.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from collections.abc import Hashable
+from typing import Any, Final, Generic, TypeVar
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack import Decoder, Encoder, HeaderTuple, HPACKError, OversizedHeaderListError
+from hpack.table import HeaderTable
 
 from .events import Headers
 from .http2_frames import LARGEST_FRAME, PREFACE, ErrorCode, FrameType, Violation, encode_frame
@@ -44,8 +46,15 @@ HEEDED_SETTINGS: Final = frozenset(
 HUFFMAN_SIZE: Final = 1024
 """Bytes of a value that is compressed by Huffman's code."""
 
+KNOWN_SECTIONS: Final = 16
+KNOWN_BLOCK_SIZE: Final = 256
+"""How many field sections are remembered, and bytes that each was compressed to."""
+
 UPDATES_LIMIT: Final = 16
 """Changes of the compression's memory in one field block: two can be of use (RFC 7541, 4.2), and each takes time."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 SETTING: Final = struct.Struct(">HL")
 
@@ -175,17 +184,66 @@ class _H2Connection(H2Connection):
         return 0
 
 
+class _Known(Generic[K, V]):
+    """What came of field sections, for those that are the same again while the compression's memory stays as it is.
+
+    Most of a connection's responses differ in nothing but their date, and many requests in nothing at all.
+
+    Args:
+        table: the memory.
+    """
+
+    def __init__(self, table: HeaderTable) -> None:
+        self._table = table
+        self._sections: dict[K, V] = {}
+        self._newest: tuple[bytes, bytes] | None = None
+        self._count = 0
+
+    def get(self, section: K) -> V | None:
+        """What came of it; `None` if that is not known."""
+        return self._sections.get(section)
+
+    def learn(self, section: K, result: V, block: bytes) -> None:
+        """Keep what came of a section, unless that has changed the memory: then forget all there is.
+
+        What is compressed to little is little itself, or in the memory. A block that changes the memory's size is more
+        than its section.
+        """
+        entries = self._table.dynamic_entries
+        newest = entries[0] if entries else None
+        if newest is not self._newest or len(entries) != self._count:
+            self._newest, self._count = newest, len(entries)
+            self._sections.clear()
+        elif (
+            0 < len(block) <= KNOWN_BLOCK_SIZE
+            and not _updates(block)
+            and len(self._sections) < KNOWN_SECTIONS
+        ):
+            self._sections[section] = result
+
+
 class _Encoder(Encoder):
     """Field sections, compressed in a time that a client can't make long."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._known = _Known[tuple[tuple[bytes, bytes], ...], bytes](self.header_table)
+
     def encode(self, headers: Any, huffman: bool = True) -> bytes:
         """Huffman's code only where values are short: for long ones it takes a time quadratic in their length."""
-        short = huffman and all(len(value) <= HUFFMAN_SIZE for _, value in headers)
-        return super().encode(headers, huffman=short)
+        section = tuple(headers)
+        block = None if self.header_table.resized else self._known.get(section)
+        if block is None:
+            short = huffman and all(len(value) <= HUFFMAN_SIZE for _, value in section)
+            block = super().encode(section, huffman=short)
+            self._known.learn(section, block, block)
+        return block
 
     def forget_changes(self) -> None:
         """Of many changes of the memory's size, only the smallest and the last need to be told (RFC 7541, 4.2)."""
         changes = self.table_size_changes
+        if changes:  # hpack would not tell of them when the last was none
+            self.header_table.resized = True
         if len(changes) > 2:
             self.table_size_changes = [min(changes), changes[-1]]
 
@@ -201,6 +259,7 @@ class _Decoder(Decoder):
         super().__init__()
         self.max_header_list_size = size_limit  # type: ignore[assignment] # it is only compared
         self.fields: Headers = []
+        self._known = _Known[bytes, Headers](self.header_table)
 
     def decode(self, data: bytes, raw: bool = True) -> list[HeaderTuple]:  # noqa: ARG002 - h2 wants bytes always
         """Read a section, for h2: nothing is in it.
@@ -208,10 +267,15 @@ class _Decoder(Decoder):
         Raises:
             Violation: it can't be decompressed, so that the state of the compression is lost.
         """
+        known = self._known.get(data)
+        if known is not None:
+            self.fields = known
+            return []
         if _updates(data) > UPDATES_LIMIT:
             raise Violation(ErrorCode.ENHANCE_YOUR_CALM, "a field block of nothing but table size updates")
         try:
             self.fields = super().decode(data, raw=True)  # type: ignore[assignment] # raw: bytes
+            self._known.learn(data, self.fields, data)
         except OversizedHeaderListError:
             raise Violation(
                 ErrorCode.ENHANCE_YOUR_CALM, "a head far too large", limit="head_size_limit"

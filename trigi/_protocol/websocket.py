@@ -102,6 +102,7 @@ class FrameGuard(Extension):
     Attributes:
         reason: what was wrong with a frame, if there is more to say than its close code does.
         is_bad_gateway: whether the client closed with 1014, which wsproto is shown as 1011.
+        missing: bytes that a frame's header has announced and that have not come, if they are not compressed.
     """
 
     name = "permessage-deflate"
@@ -111,6 +112,7 @@ class FrameGuard(Extension):
     ) -> None:
         self.reason = ""
         self.is_bad_gateway = False
+        self.missing = 0
         self._message_size_limit = int(min(message_size_limit, sys.maxsize - 1))  # zlib counts no further
         self._frame_count_limit = frame_count_limit
         self._may_compress = deflate is not None
@@ -150,11 +152,14 @@ class FrameGuard(Extension):
         self._announced = 0 if self._is_compressed else payload_length
         if self._size + self._announced > self._message_size_limit:
             return CloseReason.MESSAGE_TOO_BIG
+        self.missing = self._announced
         # RSV1 says for a whole message, in its first frame, that it is compressed (RFC 7692, 6).
         return _RSV1 if self._may_compress and self._frames == 0 else _NO_RESERVED_BITS
 
     def frame_inbound_payload_data(self, _: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
         """A piece of a frame, inflated if its message is compressed. Control frames come whole."""
+        if not self._opcode.iscontrol():
+            self.missing = max(self.missing - len(data), 0)
         if self._opcode is Opcode.CLOSE and data[:2] == BAD_GATEWAY.to_bytes(2, "big"):
             self.is_bad_gateway = True
             return CloseReason.INTERNAL_ERROR.to_bytes(2, "big") + data[2:]
@@ -248,6 +253,11 @@ class WebSocketCodec:
             elif isinstance(event, CloseConnection):  # pragma: no branch - there is no other event
                 events.append(self._end(event))
         return events
+
+    @property
+    def missing(self) -> int:
+        """Bytes that are known to come before another frame can begin, as far as they are none to inflate."""
+        return self._guard.missing
 
     def receive_eof(self) -> list[WSEvent]:
         """The client sends no more: `Closed` with 1006, unless `Closed` came before (RFC 6455, 7.1.5)."""

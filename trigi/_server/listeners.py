@@ -16,6 +16,7 @@ import errno
 import os
 import re
 import socket
+import ssl
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 
 import trio
 
-from trigi._connection.socket_stream import SocketStream
+from trigi._connection.socket_stream import DirectStream, SocketStream
+from trigi._connection.tls_stream import TLSStream
 from trigi._protocol.scope import Endpoint
 from trigi.config import Config
 from trigi.exceptions import BindError, ConfigError
@@ -41,6 +43,17 @@ __all__ = [
 
 PORT_ATTEMPTS = 16
 """How many ports the system may choose of which another address of the same name is not free."""
+
+# What Linux passes on of a connection's own errors (accept(2)), where others have ECONNABORTED alone.
+GONE = {
+    getattr(errno, name)
+    for name in (
+        *("ECONNABORTED", "EPROTO", "EPERM", "ENETDOWN", "ENOPROTOOPT", "EHOSTDOWN"),
+        *("ENONET", "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH", "ETIMEDOUT"),
+    )
+    if hasattr(errno, name)
+}
+"""The errors of `accept` that are about a client that has left: the next may be better off."""
 
 ALLOWED = "host:port, [IPv6]:port, :port, unix:PATH or fd://N"
 
@@ -121,24 +134,52 @@ class SocketFile:
         return status.st_dev, status.st_ino
 
 
-class DirectListener(trio.abc.Listener[SocketStream]):
-    """A listener whose streams are `SocketStream`s, over one whose streams are trio's.
+class DirectListener(trio.abc.Listener[DirectStream]):
+    """A listener that accepts with one system call, and gives `SocketStream`s or, with a context, `TLSStream`s.
 
     Args:
-        listener: a `trio.SocketListener` or a `UnixListener`.
+        listener: the listening socket that this accepts on, and that is closed with this.
+        ssl_context: of the connections.
     """
 
-    def __init__(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
+    def __init__(
+        self, listener: trio.SocketListener | UnixListener, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
         self._listener = listener
+        self._ssl_context = ssl_context
+        self._socket = socket.socket(fileno=listener.socket.fileno())
+        self._socket.setblocking(False)
+        with suppress(OSError):  # a unix socket has no need of it
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it
 
-    async def accept(self) -> SocketStream:
-        """As the listener inside."""
-        accepted = (await self._listener.accept()).socket
-        kind = accepted.family, accepted.type, accepted.proto
-        return SocketStream(socket.socket(*kind, fileno=accepted.detach()))
+    async def accept(self) -> DirectStream:
+        """The next connection.
+
+        Raises:
+            trio.ClosedResourceError: the listener is closed, or was while this waited.
+            OSError: the system can't, as when it has no descriptor left.
+        """
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                accepted, _ = self._socket.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                continue
+            except OSError as error:
+                if self._listener.socket.fileno() < 0:
+                    raise trio.ClosedResourceError("this listener was closed") from None
+                if error.errno not in GONE:
+                    raise
+                continue
+            if self._ssl_context is None:
+                return SocketStream(accepted)
+            with suppress(OSError):  # the client has gone
+                return TLSStream(accepted, self._ssl_context)
 
     async def aclose(self) -> None:
-        """As the listener inside."""
+        """Close the listening socket."""
+        self._socket.detach()
         await self._listener.aclose()
 
 

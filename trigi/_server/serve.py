@@ -10,6 +10,7 @@ Shutting down is leaving these scopes from the inside out; nothing polls.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,13 @@ from .tls import SSLContext, TLSDescriber, create_ssl_context, prepare_ssl_conte
 __all__ = ["serve"]
 
 logger = logging.getLogger("trigi.error")
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Why the system can't accept anybody now, and may in a moment."""
+
+EXHAUSTED_SECONDS = 0.1
+TELLING_SECONDS = 1.0
+"""How often that is tried again, and how often told."""
 
 
 async def serve(
@@ -132,11 +140,11 @@ class Server:
                 task_status.started(urls)
 
             opened = [
-                DirectListener(each) if isinstance(each, trio.SocketListener | UnixListener) else each
+                DirectListener(each, ssl_context)
+                if isinstance(each, trio.SocketListener | UnixListener)
+                else each
                 for each in opened
             ]
-            if ssl_context is not None:
-                opened = [trio.SSLListener(each, ssl_context) for each in opened]
             async with open_lifespan(
                 self._application, self._config, self._observer, self._report_stuck_lifespan
             ) as lifespan:
@@ -213,7 +221,31 @@ class Server:
                 if slots is not None:
                     slots.release()
 
-        await trio.serve_listeners(serve_one, listeners, handler_nursery=connections)
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(self._accept_from, listener, connections, serve_one)
+
+    async def _accept_from(
+        self,
+        listener: trio.abc.Listener[trio.abc.Stream],
+        connections: trio.Nursery,
+        serve_one: Callable[[trio.abc.Stream], Awaitable[None]],
+    ) -> None:
+        """Accept from one listener, and close it at the end."""
+        told = -inf
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in EXHAUSTED:
+                        raise
+                    if trio.current_time() >= told + TELLING_SECONDS:
+                        told = trio.current_time()
+                        logger.error("no connection can be accepted for now: %s", error)  # noqa: TRY400 - no bug
+                    await trio.sleep(EXHAUSTED_SECONDS)
+                else:
+                    connections.start_soon(serve_one, stream)
 
     async def _watch_clean_up(
         self, context: ServerContext, work: trio.CancelScope, closed: trio.Event

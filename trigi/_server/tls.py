@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from trigi._connection.tls_stream import TLSStream
 from trigi.config import Config
 from trigi.exceptions import ConfigError
 
@@ -135,7 +136,7 @@ class TLSDescriber:
         self._cipher_suites: dict[str, int] = {}
 
     def __call__(self, stream: trio.abc.Stream) -> dict[str, Any] | None:
-        """The value of `scope["extensions"]["tls"]`; `None` if the stream is no `trio.SSLStream`.
+        """The value of `scope["extensions"]["tls"]`; `None` if the stream does not speak TLS.
 
         The client's chain is as the client sent it, from Python 3.13 on; before, it is the client's own certificate.
         `client_cert_error` is always `None`: a client whose certificate is not accepted is not let in.
@@ -143,28 +144,33 @@ class TLSDescriber:
         Raises:
             trio.NeedHandshakeError: the handshake is not done.
         """
-        if not isinstance(stream, trio.SSLStream):
+        tls: ssl.SSLSocket | ssl.SSLObject
+        if isinstance(stream, TLSStream):
+            tls = stream.socket
+        elif isinstance(stream, trio.SSLStream):
+            stream.cipher()  # raises, if the handshake is not done
+            tls = stream._ssl_object  # noqa: SLF001 - it does not pass on all that is asked of it here
+        else:
             return None
-        client = stream.getpeercert(binary_form=True)
+        client = tls.getpeercert(binary_form=True)
         return {
             "server_cert": self._server_cert,
-            "client_cert_chain": [] if client is None else _client_chain(stream, client),
-            "client_cert_name": None
-            if client is None
-            else distinguished_name(stream.getpeercert()["subject"]),
+            "client_cert_chain": [] if client is None else _client_chain(tls, client),
+            "client_cert_name": None if client is None else distinguished_name(_subject(tls)),
             "client_cert_error": None,
-            "tls_version": TLS_VERSIONS.get(stream.version()),
-            "cipher_suite": self._cipher_suite(stream),
+            "tls_version": TLS_VERSIONS.get(tls.version() or ""),
+            "cipher_suite": self._cipher_suite(tls),
         }
 
-    def _cipher_suite(self, stream: trio.SSLStream[Any]) -> int | None:
+    def _cipher_suite(self, tls: ssl.SSLSocket | ssl.SSLObject) -> int | None:
         """IANA's number of the cipher suite: the low 16 bits of OpenSSL's."""
-        name = stream.cipher()[0]
-        if name not in self._cipher_suites:
+        agreed = tls.cipher()
+        assert agreed is not None  # the handshake is done
+        if agreed[0] not in self._cipher_suites:
             self._cipher_suites |= {
-                cipher["name"]: cipher["id"] & 0xFFFF for cipher in stream.context.get_ciphers()
+                cipher["name"]: cipher["id"] & 0xFFFF for cipher in tls.context.get_ciphers()
             }
-        return self._cipher_suites.get(name)
+        return self._cipher_suites.get(agreed[0])
 
 
 def _first_certificate(certfile: str) -> str | None:
@@ -174,10 +180,16 @@ def _first_certificate(certfile: str) -> str | None:
     return found and ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(found[0]))
 
 
-def _client_chain(stream: trio.SSLStream[Any], leaf: bytes) -> list[str]:
-    # SSLStream does not pass this method on, and a resumed TLS session may not have kept the chain.
-    get_chain = getattr(stream._ssl_object, "get_unverified_chain", list)  # noqa: SLF001
+def _client_chain(tls: ssl.SSLSocket | ssl.SSLObject, leaf: bytes) -> list[str]:
+    # Python has this method from 3.13 on, and a resumed TLS session may not have kept the chain.
+    get_chain = getattr(tls, "get_unverified_chain", list)
     return [ssl.DER_cert_to_PEM_cert(certificate) for certificate in get_chain() or [leaf]]
+
+
+def _subject(tls: ssl.SSLSocket | ssl.SSLObject) -> Any:
+    certificate = tls.getpeercert()
+    assert certificate is not None  # the client has shown one
+    return certificate["subject"]
 
 
 # The client's name: the subject of its certificate as a string (RFC 4514)

@@ -1,0 +1,258 @@
+"""The thin streams: trio's own suite for streams, what a cancelled call leaves, and fairness."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from trigi._connection.socket_stream import SocketStream
+from trigi._connection.tls_stream import TLSStream
+
+AUTHORITY = trustme.CA()
+SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
+CLIENT = ssl.create_default_context()
+AUTHORITY.configure_trust(CLIENT)
+
+
+def sockets() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a connection over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        one = socket.create_connection(listening.getsockname())
+        other, _ = listening.accept()
+    return one, other
+
+
+async def plain_pair() -> tuple[SocketStream, SocketStream]:
+    one, other = sockets()
+    return SocketStream(one), SocketStream(other)
+
+
+async def tls_pair() -> tuple[TLSStream, trio.SSLStream]:
+    """A server's end and a client's, after the handshake."""
+    one, other = sockets()
+    server = TLSStream(one, SERVER)
+    client = trio.SSLStream(SocketStream(other), CLIENT, server_hostname="localhost", https_compatible=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.do_handshake)
+        nursery.start_soon(client.do_handshake)
+    return server, client
+
+
+async def local_pair() -> tuple[SocketStream, SocketStream]:
+    """Without TCP, whose buffers take ever more."""
+    one, other = socket.socketpair()
+    return SocketStream(one), SocketStream(other)
+
+
+async def clogged_pair() -> tuple[SocketStream, SocketStream]:
+    """Neither end can send any more."""
+    pair = await local_pair()
+    for stream in pair:
+        while stream.send_nowait(bytes(1 << 16)):
+            pass
+    return pair
+
+
+async def test_a_socket_stream_is_a_stream():
+    await trio.testing.check_half_closeable_stream(local_pair, clogged_pair)
+
+
+async def test_a_tls_stream_is_a_stream():
+    await trio.testing.check_two_way_stream(tls_pair, None)
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_everything_arrives_however_it_is_read_and_written(make_pair):
+    server, client = await make_pair()
+    data = bytes(range(256)) * 40_000
+
+    async def echo():
+        await server.send_all(await read(server, len(data), 100_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(echo)
+        nursery.start_soon(client.send_all, data)
+        assert await read(client, len(data), 1 << 16) == data
+    await server.aclose()
+    await client.aclose()
+
+
+async def read(stream, size, at_most):
+    received = bytearray()
+    while len(received) < size:
+        piece = await stream.receive_some(at_most)
+        assert piece
+        assert len(piece) <= at_most
+        received += piece
+    return bytes(received)
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_what_is_not_sent_at_once_can_be_sent_later(make_pair):
+    """However much the socket took: the count says it exactly."""
+    server, client = await make_pair()
+    data = bytes(range(256)) * 80_000
+    sent = server.send_nowait(data)
+    assert 0 < sent < len(data)
+    assert server.send_nowait(data[sent:]) == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send_all, data[sent:])
+        assert await read(client, len(data), 1 << 16) == data
+    await server.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_a_cancelled_read_loses_nothing(make_pair):
+    server, client = await make_pair()
+    with trio.move_on_after(0.01) as scope:
+        await server.receive_some()
+    assert scope.cancelled_caught
+    await client.send_all(b"abc")
+    await trio.lowlevel.wait_readable(server.socket)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await server.receive_some()
+    assert scope.cancelled_caught
+    assert await server.receive_some() == b"abc"
+    await server.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_every_call_lets_others_run_and_can_be_cancelled(make_pair):
+    server, client = await make_pair()
+    await client.send_all(bytes(100_000))
+    await trio.lowlevel.wait_readable(server.socket)
+    for call in (
+        lambda: server.receive_some(1),
+        lambda: server.send_all(b"x"),
+        lambda: server.receive_some(1),
+    ):
+        with trio.testing.assert_checkpoints():
+            await call()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await server.send_all(b"x")
+    assert scope.cancelled_caught
+    await server.aclose()
+    await client.aclose()
+
+
+async def test_tls_end_of_sending_leaves_reading():
+    server, client = await tls_pair()
+    await server.send_all(b"last")
+    await server.send_eof()
+    assert await read(client, 4, 4) == b"last"
+    assert await client.receive_some() == b""
+    await client.transport_stream.send_all(b"more")  # whatever it is: no secret of TLS's any more
+    assert await server.receive_some() == b"more"
+    await server.aclose()
+    await client.aclose()
+
+
+async def test_tls_goodbye_and_none():
+    """A close in order says so; one that cuts a response off does not, nor one that is forced."""
+    for cut_off in (False, True):
+        one, other = sockets()
+        server = TLSStream(one, SERVER)
+        client = trio.SSLStream(SocketStream(other), CLIENT, server_hostname="localhost")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.do_handshake)
+            nursery.start_soon(client.do_handshake)
+        await server.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        if cut_off:
+            await trio.aclose_forcefully(server)
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+        else:
+            await server.aclose()
+            assert await client.receive_some() == b""
+        await trio.aclose_forcefully(client)
+
+
+async def test_tls_answer_without_room(monkeypatch, autojump_clock):
+    """OpenSSL may have to write, to a change of keys, while another task waits to do so."""
+    server, client = await tls_pair()
+    await client.send_all(b"x")
+    await trio.lowlevel.wait_readable(server.socket)
+    calls = []
+
+    def recv(size):
+        calls.append(trio.current_time())
+        if len(calls) < 3:
+            raise ssl.SSLWantWriteError
+        return b"x"
+
+    monkeypatch.setattr(server.socket, "recv", recv)
+    assert await server.receive_some() == b"x"
+    assert calls[2] - calls[0] == pytest.approx(0.2)
+    await server.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_one_task_at_a_time(make_pair):
+    server, client = await make_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await server.receive_some()
+        nursery.start_soon(server.send_all, bytes(20_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        for call in (lambda: server.send_all(b"x"), server.wait_send_all_might_not_block, server.send_eof):
+            with pytest.raises(trio.BusyResourceError):
+                await call()
+        with pytest.raises(trio.BusyResourceError):
+            server.send_nowait(b"x")
+        nursery.cancel_scope.cancel()
+    await trio.aclose_forcefully(server)
+    await trio.aclose_forcefully(client)
+    with pytest.raises(trio.ClosedResourceError):
+        server.send_nowait(b"x")
+
+
+async def test_a_size_below_one_is_refused():
+    one, other = await plain_pair()
+    with pytest.raises(ValueError, match="at least 1"):
+        await one.receive_some(0)
+    await one.aclose()
+    await other.aclose()
+
+
+async def test_who_always_has_something_to_read_does_not_starve_others():
+    """Nor who always has room to write."""
+    streams = [await plain_pair() for _ in range(3)]
+    turns = []
+
+    async def flood(stream):
+        with trio.CancelScope():
+            while True:
+                await stream.send_all(bytes(10_000))
+
+    async def drain(name, stream):
+        for _ in range(50):
+            await stream.receive_some(1000)
+            turns.append(name)
+
+    async with trio.open_nursery() as floods:
+        for sender, _ in streams:
+            floods.start_soon(flood, sender)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        async with trio.open_nursery() as nursery:
+            for number, (_, receiver) in enumerate(streams):
+                nursery.start_soon(drain, number, receiver)
+        floods.cancel_scope.cancel()
+    for number in range(3):
+        assert turns[:120].count(number) >= 30
+    for pair in streams:
+        for stream in pair:
+            await trio.aclose_forcefully(stream)
