@@ -22,7 +22,8 @@ import trio
 import trigi
 from trigi._server.application import to_asgi3
 from trigi.adapters import ASGI2Adapter
-from trigi.adapters._asyncio_call import MESSAGE_SIZE, QUEUE_SIZE, Call
+from trigi.adapters._asyncio_call import Call
+from trigi.adapters._asyncio_messages import MESSAGE_SIZE, QUEUE_SIZE
 from trigi.adapters.asyncio import AsyncioAdapter
 from trigi.exceptions import ApplicationError, ClientDisconnected, ConfigError, InvalidMessage
 from trigi.testing import HTTPClient, IncompleteResponse, open_connection
@@ -1281,6 +1282,43 @@ async def test_a_task_factory_that_raises_fails_its_call(loop):
         await adapter.aclose()
     assert sorted(ends, key=str) == [["response.start", "response.body"]] + ["no more tasks"] * 2
     assert "asyncio_0" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="no eager tasks")
+async def test_a_task_factory_that_begins_tasks_at_once():
+    async def application(scope, receive, send):
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        body = (await receive())["body"]
+        if scope["path"] == "/wait":
+            await asyncio.sleep(0)
+        await respond(send, body)
+
+    adapter = AsyncioAdapter(application, loop="asyncio")
+    for path in ("/", "/", "/wait"):
+        server = Server({"type": "http.request", "body": b"abc", "more_body": False})
+        with trio.fail_after(SECONDS):
+            await adapter(HTTP | {"path": path}, server.receive, server.send)
+        assert server.types == ["response.start", "response.body"]
+        assert server.sent[1]["body"] == b"abc"
+    await adapter.aclose()
+
+
+async def test_the_first_message_of_a_request_without_a_body_is_there(loop):
+    """As HTTP/1 has it (RFC 9112, 6.3); of others that is found out."""
+
+    async def application(scope, receive, send):
+        message = await receive()
+        await respond(send, message["body"])
+
+    for headers, body in (
+        ([], b""),
+        ([(b"content-length", b"3")], b"abc"),
+        ([(b"transfer-encoding", b"")], b"abc"),
+    ):
+        server = Server({"type": "http.request", "body": body, "more_body": False})
+        await call(application, server, HTTP | {"http_version": "1.1", "headers": headers}, loop=loop)
+        assert server.sent[1]["body"] == body
+        assert server.received == 1
 
 
 async def test_closing_leaves_what_cleans_up_already_its_time(loop):

@@ -1,10 +1,4 @@
-"""An asyncio event loop in a thread of its own, and how the loops of both threads wake each other.
-
-Waking the other thread costs a system call there and a switch of threads, many times what a message costs. So both
-directions collect: what is left for the other side lies in a `deque`, and only the first that is put there wakes it.
-Every exchange of words between the threads is of one pattern, which needs no lock: one side writes, then looks at
-the flag; the other resets the flag, then reads.
-"""
+"""An asyncio event loop in a thread of its own: its life, and how it ends."""
 
 from __future__ import annotations
 
@@ -14,42 +8,24 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from trigi.exceptions import ApplicationError
 
-__all__ = ["Caller", "LoopThread"]
+from ._asyncio_crossing import Caller, Crossing
+
+__all__ = ["LoopThread"]
 
 logger = logging.getLogger("trigi.error")
 
 _HERE = str(Path(__file__).parent)
-
-
-class Caller(Protocol):
-    """Somebody in trio whom asyncio has something to tell.
-
-    Attributes:
-        told: it is among those who are going to be woken.
-    """
-
-    told: bool
-
-    def wake(self) -> None:
-        """Called in trio's thread: there is something new."""
-
-    def fail(self, error: BaseException) -> None:
-        """Called in the loop's thread: what the caller has posted has raised this."""
-
-    def lose(self) -> None:
-        """Called in trio's thread: the loop has ended, or was left behind, and nothing comes from it any more."""
 
 
 class LoopThread:
@@ -61,6 +37,7 @@ class LoopThread:
 
     Attributes:
         loop: the asyncio loop.
+        crossing: between trio and the loop.
         token: of the trio loop that it belongs to.
         cancel_timeout: as given.
         ended: the loop is closed.
@@ -71,13 +48,7 @@ class LoopThread:
         self.token = trio.lowlevel.current_trio_token()
         self.cancel_timeout = cancel_timeout
         self.ended = trio.Event()
-        # By trio, for asyncio
-        self._posted: deque[tuple[Caller, Callable[..., None], tuple[Any, ...]]] = deque()
-        self._posting = False
-        # By asyncio, for trio
-        self._ready: deque[Caller] = deque()
-        self._waking = False
-        self._flushing = False
+        self.crossing = Crossing(loop)
         self._serving = True
         self._cancelled_at = -inf  # in the loop's time, when `cancel` was called last
         self._closing = False
@@ -102,14 +73,6 @@ class LoopThread:
         """A caller waits no more."""
         self._callers.discard(caller)
 
-    def post(self, caller: Caller, function: Callable[..., None], *args: Any) -> None:
-        """Have the loop call a function soon. If that raises, the caller fails."""
-        self._posted.append((caller, function, args))
-        if not self._posting:
-            self._posting = True
-            with suppress(RuntimeError):  # it is closed, of which the callers are told
-                self.loop.call_soon_threadsafe(self._call_posted)
-
     async def close(self, seconds: float) -> None:
         """End the loop: its tasks, its asynchronous generators, its executor, in that order.
 
@@ -131,6 +94,7 @@ class LoopThread:
                 "the asyncio loop has not ended after %.1f s: it is left behind\n%s", seconds, self.stack()
             )
             self._lose_callers()
+            self.crossing.leave()
 
     def stack(self) -> str:
         """Where the thread is now."""
@@ -171,55 +135,13 @@ class LoopThread:
 
     def _set_ended(self) -> None:
         self._closing = True
+        self.crossing.wake_ready()
         self._lose_callers()
+        self.crossing.leave()
+        self.crossing.close()
         self.ended.set()
 
-    def _wake_ready(self) -> None:
-        self._waking = False
-        while self._ready:
-            caller = self._ready.popleft()
-            caller.told = False
-            caller.wake()
-
     # In the loop's thread
-
-    def tell_soon(self, caller: Caller) -> None:
-        """Wake a caller in trio, together with all others that this turn of the loop has something for."""
-        if not caller.told:
-            caller.told = True
-            self._ready.append(caller)
-        if not self._flushing:
-            self._flushing = True
-            self.loop.call_soon(self._flush)
-
-    def tell(self, caller: Caller) -> None:
-        """Wake a caller in trio now."""
-        if not caller.told:
-            caller.told = True
-            self._ready.append(caller)
-        self._wake_trio()
-
-    def _flush(self) -> None:
-        self._flushing = False
-        self._wake_trio()
-
-    def _wake_trio(self) -> None:
-        if self._ready and not self._waking:
-            self._waking = True
-            with suppress(trio.RunFinishedError):
-                self.token.run_sync_soon(self._wake_ready)
-
-    def _call_posted(self) -> None:
-        self._posting = False
-        for _ in range(len(self._posted)):
-            caller, function, args = self._posted.popleft()
-            try:
-                function(*args)
-            except BaseException as error:  # noqa: BLE001 - raised again in trio; the others are still to be called
-                caller.fail(error)
-        if self._posted and not self._posting:  # what has come meanwhile waits its turn
-            self._posting = True
-            self.loop.call_soon(self._call_posted)
 
     def cancel(self, task: asyncio.Task[Any]) -> None:
         """Cancel a task, but not once more if the loop is being closed: that cancels all."""
@@ -241,8 +163,10 @@ class LoopThread:
                 self._survive(self.loop.run_until_complete, end)
         finally:
             self.loop.close()
-            with suppress(trio.RunFinishedError):
+            try:
                 self.token.run_sync_soon(self._set_ended)
+            except trio.RunFinishedError:
+                self.crossing.close()
 
     def _survive(self, run: Callable[..., object], *args: Any) -> None:
         """Run the loop, which asyncio leaves when a task raises one of these: it is that task's end, and no more."""
