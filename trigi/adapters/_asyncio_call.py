@@ -26,7 +26,7 @@ from trigi.exceptions import ApplicationError, ClientDisconnected
 from trigi.typing import ASGI3Application, Message, Receive, Scope, Send
 
 from ._asyncio_loop import LoopThread
-from ._asyncio_messages import QUEUE_SIZE, has_no_body, is_disconnect, size_of
+from ._asyncio_messages import QUEUE_SIZE, is_disconnect, size_of
 from ._asyncio_task import ApplicationTask
 
 __all__ = ["Call"]
@@ -91,9 +91,6 @@ class Call(ApplicationTask):
 
     async def _receive_at_once(self, receive: Receive) -> None:
         """Take the messages that are there already, so that they need no switch of threads of their own."""
-        if has_no_body(self._scope):
-            self._put(await receive())
-            return
         with trio.CancelScope(deadline=-inf):
             while self._may_receive():
                 message = await receive()

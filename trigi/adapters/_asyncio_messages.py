@@ -5,22 +5,15 @@ from __future__ import annotations
 import sys
 from typing import cast
 
-from trigi.typing import Message, Scope
+from trigi.typing import Message
 
-__all__ = ["MESSAGE_SIZE", "QUEUE_SIZE", "has_no_body", "is_disconnect", "size_of", "to_queue"]
+__all__ = ["MESSAGE_SIZE", "QUEUE_SIZE", "is_disconnect", "size_of", "to_queue"]
 
 QUEUE_SIZE = 128 * 1024
 """Bytes of messages that one side may be ahead of the other: two pieces of the usual 64 KiB, one under way."""
 
 MESSAGE_SIZE = 512
 """Bytes that a message counts for beside its data: so at most 256 empty ones are queued."""
-
-
-def has_no_body(scope: Scope) -> bool:
-    """Whether that is certain before anything was received: so of requests of HTTP/1 (RFC 9112, 6.3)."""
-    if scope["type"] != "http" or scope.get("http_version") not in ("1.1", "1.0"):
-        return False
-    return all(name not in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
 
 
 def is_disconnect(message: Message) -> bool:
