@@ -396,6 +396,26 @@ async def test_an_executor_that_is_shut_down_before_the_call():
         await sync_to_async(here, thread_sensitive=False, executor=executor)()
 
 
+async def test_an_executor_that_does_not_get_as_far_as_the_call():
+    """SB-09: its own failure is raised, also of calls that it had taken before."""
+    may_fail = Flag()
+
+    def fail():
+        may_fail.wait()
+        raise ValueError
+
+    async def call(executor):
+        with trio.fail_after(SECONDS), pytest.raises(concurrent.futures.BrokenExecutor):
+            await sync_to_async(here, thread_sensitive=False, executor=executor)()
+
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=fail) as broken:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(call, broken)
+            await trio.testing.wait_all_tasks_blocked()
+            may_fail.set()
+
+
 async def test_deadlock_detection():
     """SB-10: the thread waits for a trio run of its own, which wants the thread."""
 

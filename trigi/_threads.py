@@ -187,6 +187,8 @@ class ExecutorLane(Lane):
     def _check(work: Work, future: Future[None]) -> None:
         if future.cancelled():  # by Executor.shutdown(cancel_futures=True)
             work.fail(CancelledError("the executor was shut down before the call began"))
+        elif (error := future.exception()) is not None:  # the executor's own: it could not begin
+            work.fail(error)
 
 
 class Place:
