@@ -1824,11 +1824,11 @@ def test_ctrl_c(what, run):
 
 
 PROGRAM_AT_EACH_LINE = """
-import linecache, sys, trio
-from trigi import _crossing, _handover, _threads
-from trigi.sync import async_to_sync, sync_to_async
+import linecache, signal, sys, threading, trio
+from trigi import _crossing, _handover, _threads, sync
+from trigi.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
-files = {{_crossing.__file__, _handover.__file__, _threads.__file__}}
+files = {{module.__file__ for module in {files}}}
 
 def trace(frame, event, arg):
     global lines
@@ -1840,7 +1840,7 @@ def trace(frame, event, arg):
         lines += 1
         if lines in at:
             here.append((frame.f_code.co_qualname, frame.f_lineno))
-            raise KeyboardInterrupt
+            {interrupt}
     return trace
 
 async def main():
@@ -1853,8 +1853,13 @@ async def main():
 async def below():
     await sync_to_async(int)()
 
+async def main_of_trio():
+    async with ThreadSensitiveContext():
+        await main()
+    await sync_to_async(int, thread_sensitive=False)()
+
 def run():
-    async_to_sync(main)()
+    {run}
 
 def interrupted():
     global lines, here
@@ -1875,14 +1880,28 @@ for second in {seconds}:
         if (how := interrupted()) != "KeyboardInterrupt()" and here:
             print(here, how)
         run()
+        if left := [thread.name for thread in threading.enumerate() if thread.name.startswith("trigi")]:
+            print(here, left)
 print(first > 100)
 """
 
 
 @pytest.mark.parametrize("seconds", [(0,), (1, 4)], ids=["once", "twice"])
-def test_ctrl_c_at_each_line(seconds):
+@pytest.mark.parametrize(
+    ("files", "interrupt", "run"),
+    [
+        ("(_crossing, _handover, _threads)", "raise KeyboardInterrupt", "async_to_sync(main)()"),
+        (
+            "(_crossing, _handover, _threads, sync, threading)",
+            "signal.raise_signal(signal.SIGINT)",
+            "trio.run(main_of_trio)",
+        ),
+    ],
+    ids=["main thread", "trio"],
+)
+def test_ctrl_c_at_each_line(files, interrupt, run, seconds):
     """Wherever it comes while the main thread is busy with a call, it ends the program, and nothing is lost."""
-    program = PROGRAM_AT_EACH_LINE.format(seconds=seconds)
+    program = PROGRAM_AT_EACH_LINE.format(files=files, interrupt=interrupt, run=run, seconds=seconds)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=6 * SECONDS, check=False
     )

@@ -318,16 +318,20 @@ class Call(Outcome[R], Work):
             lender = lender.outer
         place = Place(limiter, lender.loan if lender is not None else None)
         waiting = Outcome[None]()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_in_thread, place)
-            try:
-                await self.wait()
-                waiting.set_value(None)
-            except BaseException as error:  # noqa: BLE001 - raised below, where no nursery makes a group of it
-                waiting.set_error(error)
-            nursery.cancel_scope.cancel()  # nothing is left but to give back the place
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_in_thread, place)
+                try:
+                    await self.wait()
+                    waiting.set_value(None)
+                except BaseException as error:  # noqa: BLE001 - raised below, where no nursery makes a group of it
+                    waiting.set_error(error)
+                nursery.cancel_scope.cancel()  # nothing is left but to give back the place
+        except BaseExceptionGroup as group:  # of Ctrl-C, which has come while the nursery waited
+            raise group.exceptions[0] from None
         waiting.unwrap()
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_in_thread(self, place: Place) -> None:
         # The task in wait() is in the same scopes, and lets Cancelled pass, so it can end here.
         with suppress(trio.Cancelled):

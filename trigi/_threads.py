@@ -217,6 +217,7 @@ class Place:
         for limiter in self._taken[1:]:
             limiter.release_on_behalf_of(borrower)
 
+    @trio.lowlevel.enable_ki_protection
     async def _acquire(
         self, limiter: trio.CapacityLimiter, borrower: object, scope: trio.CancelScope
     ) -> None:

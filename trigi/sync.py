@@ -168,6 +168,7 @@ def sync_to_async(
             raise TypeError("sync_to_async can only be applied to sync functions.")
 
         @functools.wraps(func)
+        @trio.lowlevel.enable_ki_protection  # Ctrl-C ends the wait, or the coroutine that the function waits for
         async def call_in_thread(*args: Any, **kwargs: Any) -> Any:
             await trio.lowlevel.checkpoint_if_cancelled()
             call = Call(
@@ -290,6 +291,7 @@ class ThreadSensitiveContext:
             )
         return self._own
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._own is not None and (self._before is not None or self._exited):
             raise RuntimeError("ThreadSensitiveContext with an executor can be entered only once")
@@ -305,6 +307,7 @@ class ThreadSensitiveContext:
         self._worker.hold()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *_: object) -> None:
         if self._depth:
             self._depth -= 1
