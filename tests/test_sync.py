@@ -1096,6 +1096,29 @@ async def test_four_deep_and_cancelled_at_each_crossing(options, at):
 
 
 @every_mix
+def test_deeper_than_python_goes(options):
+    """It is a `RecursionError`, wherever the last call of Python's is: nothing is left half begun."""
+
+    async def down(level):
+        await sync_to_async(async_to_sync(down), **options[level % 4])(level + 1)
+
+    async def frames_above(count):
+        await (frames_above(count - 1) if count else down(0))
+
+    def sweep():
+        for count in range(40):
+            with pytest.raises(RecursionError):
+                run(frames_above, count)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        in_a_thread(sweep)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@every_mix
 async def test_four_deep_from_many_tasks(options):
     """At once, with fewer threads than tasks: nobody waits for a thread that waits for it."""
     current_limiter().total_tokens = 2

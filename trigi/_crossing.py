@@ -36,6 +36,7 @@ __all__ = [
     "Call",
     "Crossing",
     "calls_above",
+    "check_depth",
     "current_call",
     "innermost_lane",
     "is_trio_thread",
@@ -73,6 +74,17 @@ INTERNAL: tuple[ContextVar[Any], ...] = (calls_above, innermost_lane)
 """What does not cross back with other changes."""
 
 UNSET: Any = object()
+
+HEADROOM = 60
+"""How many calls deep what is done here may go: more than enough."""
+
+
+def check_depth(headroom: int = HEADROOM) -> None:
+    """Raise `RecursionError` before anything is begun: in its middle, the other side would wait for ever."""
+    if headroom:
+        check_depth(headroom - 1)
+    elif trio.lowlevel.in_trio_run():
+        trio.current_effective_deadline()  # is asked for in between, and goes one call deeper for each cancel scope
 
 
 def current_call() -> Call[Any] | None:

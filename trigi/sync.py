@@ -32,6 +32,7 @@ import trio
 from ._crossing import (
     Call,
     Crossing,
+    check_depth,
     current_call,
     innermost_lane,
     is_trio_thread,
@@ -171,6 +172,7 @@ def sync_to_async(
         @trio.lowlevel.enable_ki_protection  # Ctrl-C ends the wait, or the coroutine that the function waits for
         async def call_in_thread(*args: Any, **kwargs: Any) -> Any:
             await trio.lowlevel.checkpoint_if_cancelled()
+            check_depth()
             call = Call(
                 functools.partial(func, *args, **kwargs),
                 copy_context() if context is None else context,
@@ -380,6 +382,7 @@ def async_to_sync(awaitable: Callable[..., Any] | None = None, *, force_new_loop
                 raise RuntimeError(
                     "You cannot use async_to_sync in the thread that trio runs in: just await the async function."
                 )
+            check_depth()
             crossing = Crossing(functools.partial(function, *args, **kwargs))
             call = current_call()
             try:
