@@ -1174,6 +1174,49 @@ async def test_what_fails_while_it_is_cancelled_comes_in_a_group_of_which_the_ca
     assert str(error) == "mine"
 
 
+async def test_what_failed_before_close_was_cancelled_is_not_lost():
+    def application(environ, start_response):
+        def blocks():
+            try:
+                yield environ["wsgi.input"].read()
+            finally:
+                raise LookupError("mine")
+
+        start_response("200 OK", TEXT)
+        return Closing(blocks(), lambda: trio.from_thread.run(trio.sleep_forever))
+
+    async def receive():
+        scope.cancel()
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught, trio.CancelScope() as scope:
+        await WSGIAdapter(application)(http_scope(), receive, Conversation().send)
+    [error] = caught.value.exceptions
+    assert str(error) == "mine"
+
+
+async def test_what_failed_before_the_rest_was_sent_is_not_lost():
+    """The thread has ended; what it has produced is on its way when the request is cancelled."""
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        raise LookupError("mine")
+
+    talk = Conversation()
+    talk.may_send = trio.Event()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk.run, application)
+            while not talk.sent or trio.testing.active_thread_count():  # noqa: ASYNC110 - threads tell nobody
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    [error] = caught.value.exceptions
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    assert str(error) == "mine"
+
+
 @pytest.mark.parametrize("waits_for", ["body", "room"])
 async def test_a_thread_that_waits_is_cancelled(waits_for):
     raised = []

@@ -87,19 +87,29 @@ class WSGICall:
 
         Cancellation: as for `WSGIAdapter`.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_for_thread, limiter)
-            try:
-                await self._outbox.deliver(send)
-            except BaseException:
-                self._crossing.close()
-                nursery.cancel_scope.cancel()
-                seconds = cleanup_timeout * STUCK_SHARE
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-                    await self._ended.wait()
-                if not self._ended.is_set():
-                    self._report_stuck(seconds)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_thread, limiter)
+                try:
+                    await self._outbox.deliver(send)
+                except BaseException:
+                    self._crossing.close()
+                    nursery.cancel_scope.cancel()
+                    seconds = cleanup_timeout * STUCK_SHARE
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                        await self._ended.wait()
+                    if not self._ended.is_set():
+                        self._report_stuck(seconds)
+                    raise
+        except BaseException as cancelled:
+            if self._error is None:
                 raise
+            errors = [cancelled, self._error]
+            self._error = None
+            try:
+                raise BaseExceptionGroup("a WSGI application failed, and was cancelled", errors) from None
+            finally:
+                del errors
         self._crossing.close()
         failure, error = self._outbox.failure, self._error
         self._error = None  # whose traceback leads back here
@@ -118,10 +128,6 @@ class WSGICall:
         finally:
             self._ended.set()
             self._outbox.end()
-        if (
-            self._error is not None and self._crossing.closed
-        ):  # or the cancellation would be all that is known
-            raise self._error
 
     def _report_stuck(self, seconds: float) -> None:
         """Name the thread, and where in the application it is."""
@@ -147,12 +153,18 @@ class WSGICall:
             result = self._application(self.environ, self.start_response)
             try:
                 self._send_result(result)
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
+                self._error = error  # unless close() fails as well: not if it is cancelled
+                raise
             finally:
                 close = getattr(result, "close", None)
                 if close is not None:
                     close()
         except trio.Cancelled:
-            raise
+            if self._error is None:
+                raise
         except BaseException as error:  # noqa: BLE001 - raised in the task, by run()
             self._error = error
         finally:
