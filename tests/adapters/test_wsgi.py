@@ -619,6 +619,38 @@ async def test_what_is_not_sent_is_bounded():
     assert len(talk.body) == 64 * 65536
 
 
+async def test_write_where_python_allows_no_more_calls(monkeypatch):
+    """It raises; and what is written later does not wait for what was not sent."""
+    soon = _wsgi_crossing.Crossing.soon
+
+    def no_more_calls(self, function):
+        monkeypatch.setattr(_wsgi_crossing.Crossing, "soon", soon)
+        raise RecursionError
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        write(b"begun")
+        assert sent.wait(SECONDS)
+        monkeypatch.setattr(_wsgi_crossing.Crossing, "soon", no_more_calls)
+        with pytest.raises(RecursionError):
+            write(b"not sent")
+        for _ in range(16):
+            write(b"x" * 65536)
+        return []
+
+    sent = threading.Event()
+    async with served(application) as client:
+        await client.request()
+        await client.head()
+        body = await client.data()
+        await trio.testing.wait_all_tasks_blocked()
+        sent.set()
+        with trio.fail_after(SECONDS):
+            while data := await client.data():
+                body += data
+    assert body == b"begun" + b"x" * 65536 * 16
+
+
 async def test_headers_wait_for_the_first_block_that_is_not_empty():
     def application(environ, start_response):
         start_response("200 OK", TEXT)
