@@ -762,6 +762,38 @@ async def test_write_beyond_the_content_length():
     assert (await fetch(application)).body == b"1234"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_write_after_the_end(method):
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        return Closing([b"hello"], lambda: write(b"more"))
+
+    failures = Failures()
+    response = await fetch(application, method=method, observer=failures)
+    assert response.body == (b"hello" if method == "GET" else b"")
+    [error] = failures.errors
+    assert type(error) is ApplicationError
+    assert str(error) == "write() was called after the end of the response"
+
+
+async def test_nothing_may_be_written_after_the_end():
+    """Whoever flushes then has no client that has left, although the connection is closed."""
+    closed = threading.Event()
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [("Content-Length", "4")])
+        write(b"1234")
+        assert closed.wait(SECONDS)
+        write(b"")
+        return [b"", b""]
+
+    async with served(application) as client:
+        await client.request(headers=[(b"connection", b"close")])
+        assert (await client.response()).body == b"1234"
+        await trio.testing.wait_all_tasks_blocked()
+        closed.set()
+
+
 async def test_less_than_the_content_length():
     def application(environ, start_response):
         start_response("200 OK", [("Content-Length", "5")])
@@ -1111,6 +1143,26 @@ async def test_when_the_client_has_left_write_raises(slow):
         await client.aclose()
         await trio.testing.wait_all_tasks_blocked()
         left.set()
+    assert raised == [ClientDisconnected]
+
+
+async def test_when_the_client_has_left_write_raises_where_no_body_is_sent():
+    """Else a client could have a thread for ever, by HEAD."""
+    raised = []
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        try:
+            while True:
+                write(b"x")
+        except OSError as error:
+            raised.append(type(error))
+            raise
+
+    async with served(application) as client:
+        await client.request("HEAD")
+        await client.head()
+        await client.aclose()
     assert raised == [ClientDisconnected]
 
 

@@ -202,7 +202,14 @@ class WSGICall:
             raise ApplicationError(
                 f"write(): {len(data) - self._remaining} bytes more than the Content-Length"
             )
-        self._send_block(data)
+        if data and self._complete:
+            raise ApplicationError("write() was called after the end of the response")
+        if data and self._bodyless:
+            # An iteration would just be ended. Who writes for ever has to learn that the client has left.
+            self._outbox.put(*self._take_start(), b"")
+            self._input.check_client()
+        else:
+            self._send_block(data)
 
     def _send_result(self, result: Iterable[bytes]) -> None:
         """Iterate, and send each block before the next is asked for."""
@@ -237,14 +244,17 @@ class WSGICall:
 
     def _send_block(self, block: bytes) -> bool:
         """Send a block, and with the first that is not empty the start; whether the response is complete."""
+        if (
+            self._complete
+        ):  # by write(), after which the iteration gives nothing but empty blocks, or too many
+            self._outbox.check()
+            return True
         if not block or self._must_look:
             self._input.check_client()
         if not block:
             self._outbox.check()
-            return self._complete
+            return False
         start = self._take_start()
-        if self._complete:
-            return True
         if self._bodyless:
             self._complete = True
         elif self._remaining is not None:

@@ -108,7 +108,7 @@ class Input(io.BufferedIOBase):
         while self._has_more and len(self._buffer) < wanted:
             await self._receive_one()
             if self._client_left:
-                raise ClientDisconnected("the client left before the end of the request's body")
+                raise ClientDisconnected("the request's body was cut off: the client has left, or its answer")
 
     async def _receive_one(self) -> None:
         if self._client_left:
