@@ -543,6 +543,19 @@ async def test_an_input_that_was_kept_gives_nothing_of_another_request():
     assert [str(error) for error in errors] == ["the request is over"]
 
 
+def test_an_input_that_was_kept_until_trio_has_ended():
+    kept = []
+
+    def application(environ, start_response):
+        kept.append(environ["wsgi.input"])
+        start_response("204 No Content", [])
+        return []
+
+    trio.run(Conversation().run, application)
+    with pytest.raises(ClientDisconnected, match="the request is over"):
+        kept[0].read()
+
+
 # The response
 
 

@@ -57,6 +57,7 @@ class Crossing:
         """
         if threading.get_ident() == self.thread:
             return trio.from_thread.run(function, *args)
+        self.check()  # trio itself may be over
         return trio.from_thread.run(self._run_for_another_thread, function, *args, trio_token=self._token)
 
     def soon(self, function: Callable[[], None]) -> None:
