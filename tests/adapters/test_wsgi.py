@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import gzip
 import inspect
 import io
 import logging
 import sys
 import threading
-from contextlib import asynccontextmanager
+import weakref
+from contextlib import asynccontextmanager, suppress
 from wsgiref.validate import validator
 
 import pytest
@@ -937,6 +939,34 @@ async def test_an_exit_ends_only_the_request(error):
         assert (await client.fetch("/exit")).status == 500
         assert (await client.fetch("/")).status == 204
     assert failures.errors == [error]
+
+
+@pytest.mark.parametrize("kind", [ClientDisconnected, ApplicationError])
+async def test_no_call_waits_for_the_collector(kind):
+    """Although it has kept what the server said."""
+    kept = []
+
+    def application(environ, start_response):
+        kept.append(weakref.ref(environ["wsgi.input"]))
+        start_response("200 OK", TEXT)
+        return [b"hello"]
+
+    async def run():
+        talk = Conversation()
+
+        async def send(message):
+            raise kind
+
+        with suppress(ApplicationError):
+            await WSGIAdapter(application)(http_scope(), talk.receive, send)
+
+    gc.disable()
+    try:
+        await run()
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 # The end: `close`

@@ -102,17 +102,16 @@ class WSGICall:
                         self._report_stuck(seconds)
                     raise
         except BaseException as cancelled:
-            if self._error is None:
+            _, error = self._take_errors()
+            if error is None:
                 raise
-            errors = [cancelled, self._error]
-            self._error = None
+            errors = [cancelled, error]
             try:
                 raise BaseExceptionGroup("a WSGI application failed, and was cancelled", errors) from None
             finally:
-                del errors
+                del error, errors
         self._crossing.close()
-        failure, error = self._outbox.failure, self._error
-        self._error = None  # whose traceback leads back here
+        failure, error = self._take_errors()
         try:
             if failure is not None and not isinstance(failure, OSError):
                 raise failure from (None if error is failure else error)
@@ -120,6 +119,12 @@ class WSGICall:
                 raise error
         finally:
             del failure, error
+
+    def _take_errors(self) -> tuple[Exception | None, BaseException | None]:
+        """What `send()` raised, and what the application did: not kept, as their tracebacks lead back here."""
+        failure, self._outbox.failure = self._outbox.failure, None
+        error, self._error = self._error, None
+        return failure, error
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C belongs to the program that serves
     async def _wait_for_thread(self, limiter: trio.CapacityLimiter) -> None:
