@@ -493,6 +493,70 @@ async def test_another_thread_may_read():
     assert (await fetch(application, method="POST", body=b"the body")).body == b"read the body"
 
 
+async def test_one_message_is_received_at_a_time():
+    """While one thread waits for the body, another looks whether the client is there: the pieces keep their order."""
+    talk = Conversation(*body_messages(b"the ", b"body"))
+    may_receive, receives, most = trio.Event(), 0, 0
+
+    async def receive():
+        nonlocal receives, most
+        receives += 1
+        most = max(most, receives)
+        try:
+            await may_receive.wait()
+            return await talk.receive()
+        finally:
+            receives -= 1
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        read = []
+        threads = [
+            threading.Thread(target=lambda: read.append(environ["wsgi.input"].read())) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        trio.from_thread.run(trio.testing.wait_all_tasks_blocked)
+        write(b"")
+        trio.from_thread.run_sync(may_receive.set)
+        for thread in threads:
+            thread.join()
+        return read
+
+    await WSGIAdapter(application)(http_scope(), receive, talk.send)
+    assert talk.body == b"the body"
+    assert most == 1
+
+
+async def test_many_threads_may_read():
+    """None of the body is lost between them, and none comes twice."""
+
+    def application(environ, start_response):
+        read = []
+
+        def read_all():
+            while piece := environ["wsgi.input"].read(7):
+                read.append(piece)
+
+        threads = [threading.Thread(target=read_all) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        start_response("200 OK", TEXT)
+        return [bytes(sorted(b"".join(read)))]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            talk = Conversation(*body_messages(*[b"0123456789"] * 500))
+            await talk.run(application)
+            assert talk.body == bytes(sorted(b"0123456789" * 500))
+    finally:
+        sys.setswitchinterval(interval)
+
+
 async def test_another_thread_that_reads_ends_with_the_request():
     errors = []
 
