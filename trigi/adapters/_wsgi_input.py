@@ -115,7 +115,7 @@ class Input(io.BufferedIOBase):
                 await self._receive_one()
                 if self._client_left:
                     raise ClientDisconnected(
-                        "the request's body was cut off: the client has left, or its answer"
+                        "the client has its answer, or left before the end of the request's body"
                     )
 
     async def _receive_one(self) -> None:
