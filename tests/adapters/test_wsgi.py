@@ -1338,7 +1338,7 @@ async def test_what_fails_while_a_request_is_cancelled_is_an_error_of_the_applic
             raise LookupError("mine")
 
     failures = Failures()
-    config = {"request_timeout": 0.05}
+    config = {"request_timeout": 0.5}
     assert (await fetch(application, observer=failures, config=config)).status == 504
     [error] = failures.errors
     while isinstance(error, BaseExceptionGroup):
