@@ -396,6 +396,26 @@ async def test_an_executor_that_is_shut_down_before_the_call():
         await sync_to_async(here, thread_sensitive=False, executor=executor)()
 
 
+async def test_an_executor_that_does_not_get_as_far_as_the_call():
+    """SB-09: its own failure is raised, also of calls that it had taken before."""
+    may_fail = Flag()
+
+    def fail():
+        may_fail.wait()
+        raise ValueError
+
+    async def call(executor):
+        with trio.fail_after(SECONDS), pytest.raises(concurrent.futures.BrokenExecutor):
+            await sync_to_async(here, thread_sensitive=False, executor=executor)()
+
+    with concurrent.futures.ThreadPoolExecutor(1, initializer=fail) as broken:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(call, broken)
+            await trio.testing.wait_all_tasks_blocked()
+            may_fail.set()
+
+
 async def test_deadlock_detection():
     """SB-10: the thread waits for a trio run of its own, which wants the thread."""
 
@@ -1073,6 +1093,29 @@ async def test_four_deep_and_cancelled_at_each_crossing(options, at):
         # it crosses once more: the coroutine begins, and is cancelled where it would wait; sync code below never begins
         entered = DOWN[: DOWN.index(at) + 2]
     assert nest.ended == entered[::-1]
+
+
+@every_mix
+def test_deeper_than_python_goes(options):
+    """It is a `RecursionError`, wherever the last call of Python's is: nothing is left half begun."""
+
+    async def down(level):
+        await sync_to_async(async_to_sync(down), **options[level % 4])(level + 1)
+
+    async def frames_above(count):
+        await (frames_above(count - 1) if count else down(0))
+
+    def sweep():
+        for count in range(40):
+            with pytest.raises(RecursionError):
+                run(frames_above, count)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(300)
+    try:
+        in_a_thread(sweep)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @every_mix
@@ -1804,11 +1847,11 @@ def test_ctrl_c(what, run):
 
 
 PROGRAM_AT_EACH_LINE = """
-import linecache, sys, trio
-from trigi import _crossing, _handover, _threads
-from trigi.sync import async_to_sync, sync_to_async
+import linecache, signal, sys, threading, trio
+from trigi import _crossing, _handover, _threads, sync
+from trigi.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
-files = {{_crossing.__file__, _handover.__file__, _threads.__file__}}
+files = {{module.__file__ for module in {files}}}
 
 def trace(frame, event, arg):
     global lines
@@ -1820,7 +1863,7 @@ def trace(frame, event, arg):
         lines += 1
         if lines in at:
             here.append((frame.f_code.co_qualname, frame.f_lineno))
-            raise KeyboardInterrupt
+            {interrupt}
     return trace
 
 async def main():
@@ -1833,8 +1876,13 @@ async def main():
 async def below():
     await sync_to_async(int)()
 
+async def main_of_trio():
+    async with ThreadSensitiveContext():
+        await main()
+    await sync_to_async(int, thread_sensitive=False)()
+
 def run():
-    async_to_sync(main)()
+    {run}
 
 def interrupted():
     global lines, here
@@ -1855,14 +1903,28 @@ for second in {seconds}:
         if (how := interrupted()) != "KeyboardInterrupt()" and here:
             print(here, how)
         run()
+        if left := [thread.name for thread in threading.enumerate() if thread.name.startswith("trigi")]:
+            print(here, left)
 print(first > 100)
 """
 
 
 @pytest.mark.parametrize("seconds", [(0,), (1, 4)], ids=["once", "twice"])
-def test_ctrl_c_at_each_line(seconds):
+@pytest.mark.parametrize(
+    ("files", "interrupt", "run"),
+    [
+        ("(_crossing, _handover, _threads)", "raise KeyboardInterrupt", "async_to_sync(main)()"),
+        (
+            "(_crossing, _handover, _threads, sync, threading)",
+            "signal.raise_signal(signal.SIGINT)",
+            "trio.run(main_of_trio)",
+        ),
+    ],
+    ids=["main thread", "trio"],
+)
+def test_ctrl_c_at_each_line(files, interrupt, run, seconds):
     """Wherever it comes while the main thread is busy with a call, it ends the program, and nothing is lost."""
-    program = PROGRAM_AT_EACH_LINE.format(seconds=seconds)
+    program = PROGRAM_AT_EACH_LINE.format(files=files, interrupt=interrupt, run=run, seconds=seconds)
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=6 * SECONDS, check=False
     )

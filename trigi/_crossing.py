@@ -36,6 +36,7 @@ __all__ = [
     "Call",
     "Crossing",
     "calls_above",
+    "check_depth",
     "current_call",
     "innermost_lane",
     "is_trio_thread",
@@ -73,6 +74,17 @@ INTERNAL: tuple[ContextVar[Any], ...] = (calls_above, innermost_lane)
 """What does not cross back with other changes."""
 
 UNSET: Any = object()
+
+HEADROOM = 60
+"""How many calls deep what is done here may go: more than enough."""
+
+
+def check_depth(headroom: int = HEADROOM) -> None:
+    """Raise `RecursionError` before anything is begun: in its middle, the other side would wait for ever."""
+    if headroom:
+        check_depth(headroom - 1)
+    elif trio.lowlevel.in_trio_run():
+        trio.current_effective_deadline()  # is asked for in between, and goes one call deeper for each cancel scope
 
 
 def current_call() -> Call[Any] | None:
@@ -318,16 +330,20 @@ class Call(Outcome[R], Work):
             lender = lender.outer
         place = Place(limiter, lender.loan if lender is not None else None)
         waiting = Outcome[None]()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_in_thread, place)
-            try:
-                await self.wait()
-                waiting.set_value(None)
-            except BaseException as error:  # noqa: BLE001 - raised below, where no nursery makes a group of it
-                waiting.set_error(error)
-            nursery.cancel_scope.cancel()  # nothing is left but to give back the place
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_in_thread, place)
+                try:
+                    await self.wait()
+                    waiting.set_value(None)
+                except BaseException as error:  # noqa: BLE001 - raised below, where no nursery makes a group of it
+                    waiting.set_error(error)
+                nursery.cancel_scope.cancel()  # nothing is left but to give back the place
+        except BaseExceptionGroup as group:  # of Ctrl-C, which has come while the nursery waited
+            raise group.exceptions[0] from None
         waiting.unwrap()
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_in_thread(self, place: Place) -> None:
         # The task in wait() is in the same scopes, and lets Cancelled pass, so it can end here.
         with suppress(trio.Cancelled):

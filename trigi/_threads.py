@@ -187,6 +187,8 @@ class ExecutorLane(Lane):
     def _check(work: Work, future: Future[None]) -> None:
         if future.cancelled():  # by Executor.shutdown(cancel_futures=True)
             work.fail(CancelledError("the executor was shut down before the call began"))
+        elif (error := future.exception()) is not None:  # the executor's own: it could not begin
+            work.fail(error)
 
 
 class Place:
@@ -215,6 +217,7 @@ class Place:
         for limiter in self._taken[1:]:
             limiter.release_on_behalf_of(borrower)
 
+    @trio.lowlevel.enable_ki_protection
     async def _acquire(
         self, limiter: trio.CapacityLimiter, borrower: object, scope: trio.CancelScope
     ) -> None:

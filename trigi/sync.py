@@ -32,6 +32,7 @@ import trio
 from ._crossing import (
     Call,
     Crossing,
+    check_depth,
     current_call,
     innermost_lane,
     is_trio_thread,
@@ -168,8 +169,10 @@ def sync_to_async(
             raise TypeError("sync_to_async can only be applied to sync functions.")
 
         @functools.wraps(func)
+        @trio.lowlevel.enable_ki_protection  # Ctrl-C ends the wait, or the coroutine that the function waits for
         async def call_in_thread(*args: Any, **kwargs: Any) -> Any:
             await trio.lowlevel.checkpoint_if_cancelled()
+            check_depth()
             call = Call(
                 functools.partial(func, *args, **kwargs),
                 copy_context() if context is None else context,
@@ -290,6 +293,7 @@ class ThreadSensitiveContext:
             )
         return self._own
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._own is not None and (self._before is not None or self._exited):
             raise RuntimeError("ThreadSensitiveContext with an executor can be entered only once")
@@ -305,6 +309,7 @@ class ThreadSensitiveContext:
         self._worker.hold()
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(self, *_: object) -> None:
         if self._depth:
             self._depth -= 1
@@ -377,6 +382,7 @@ def async_to_sync(awaitable: Callable[..., Any] | None = None, *, force_new_loop
                 raise RuntimeError(
                     "You cannot use async_to_sync in the thread that trio runs in: just await the async function."
                 )
+            check_depth()
             crossing = Crossing(functools.partial(function, *args, **kwargs))
             call = current_call()
             try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import gc
 import gzip
 import inspect
 import io
 import logging
 import sys
 import threading
-from contextlib import asynccontextmanager
+import weakref
+from contextlib import asynccontextmanager, suppress
 from wsgiref.validate import validator
 
 import pytest
@@ -491,6 +493,70 @@ async def test_another_thread_may_read():
     assert (await fetch(application, method="POST", body=b"the body")).body == b"read the body"
 
 
+async def test_one_message_is_received_at_a_time():
+    """While one thread waits for the body, another looks whether the client is there: the pieces keep their order."""
+    talk = Conversation(*body_messages(b"the ", b"body"))
+    may_receive, receives, most = trio.Event(), 0, 0
+
+    async def receive():
+        nonlocal receives, most
+        receives += 1
+        most = max(most, receives)
+        try:
+            await may_receive.wait()
+            return await talk.receive()
+        finally:
+            receives -= 1
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        read = []
+        threads = [
+            threading.Thread(target=lambda: read.append(environ["wsgi.input"].read())) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        trio.from_thread.run(trio.testing.wait_all_tasks_blocked)
+        write(b"")
+        trio.from_thread.run_sync(may_receive.set)
+        for thread in threads:
+            thread.join()
+        return read
+
+    await WSGIAdapter(application)(http_scope(), receive, talk.send)
+    assert talk.body == b"the body"
+    assert most == 1
+
+
+async def test_many_threads_may_read():
+    """None of the body is lost between them, and none comes twice."""
+
+    def application(environ, start_response):
+        read = []
+
+        def read_all():
+            while piece := environ["wsgi.input"].read(7):
+                read.append(piece)
+
+        threads = [threading.Thread(target=read_all) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        start_response("200 OK", TEXT)
+        return [bytes(sorted(b"".join(read)))]
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            talk = Conversation(*body_messages(*[b"0123456789"] * 500))
+            await talk.run(application)
+            assert talk.body == bytes(sorted(b"0123456789" * 500))
+    finally:
+        sys.setswitchinterval(interval)
+
+
 async def test_another_thread_that_reads_ends_with_the_request():
     errors = []
 
@@ -541,6 +607,19 @@ async def test_an_input_that_was_kept_gives_nothing_of_another_request():
     for body in (b"first", b"second"):
         await Conversation(*body_messages(body)).run(application)
     assert [str(error) for error in errors] == ["the request is over"]
+
+
+def test_an_input_that_was_kept_until_trio_has_ended():
+    kept = []
+
+    def application(environ, start_response):
+        kept.append(environ["wsgi.input"])
+        start_response("204 No Content", [])
+        return []
+
+    trio.run(Conversation().run, application)
+    with pytest.raises(ClientDisconnected, match="the request is over"):
+        kept[0].read()
 
 
 # The response
@@ -617,6 +696,38 @@ async def test_what_is_not_sent_is_bounded():
         assert sum(produced) == 256 * 1024 + 65536
         talk.may_send.set()
     assert len(talk.body) == 64 * 65536
+
+
+async def test_write_where_python_allows_no_more_calls(monkeypatch):
+    """It raises; and what is written later does not wait for what was not sent."""
+    soon = _wsgi_crossing.Crossing.soon
+
+    def no_more_calls(self, function):
+        monkeypatch.setattr(_wsgi_crossing.Crossing, "soon", soon)
+        raise RecursionError
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        write(b"begun")
+        assert sent.wait(SECONDS)
+        monkeypatch.setattr(_wsgi_crossing.Crossing, "soon", no_more_calls)
+        with pytest.raises(RecursionError):
+            write(b"not sent")
+        for _ in range(16):
+            write(b"x" * 65536)
+        return []
+
+    sent = threading.Event()
+    async with served(application) as client:
+        await client.request()
+        await client.head()
+        body = await client.data()
+        await trio.testing.wait_all_tasks_blocked()
+        sent.set()
+        with trio.fail_after(SECONDS):
+            while data := await client.data():
+                body += data
+    assert body == b"begun" + b"x" * 65536 * 16
 
 
 async def test_headers_wait_for_the_first_block_that_is_not_empty():
@@ -728,6 +839,38 @@ async def test_write_beyond_the_content_length():
         return [b"6"]
 
     assert (await fetch(application)).body == b"1234"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_write_after_the_end(method):
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        return Closing([b"hello"], lambda: write(b"more"))
+
+    failures = Failures()
+    response = await fetch(application, method=method, observer=failures)
+    assert response.body == (b"hello" if method == "GET" else b"")
+    [error] = failures.errors
+    assert type(error) is ApplicationError
+    assert str(error) == "write() was called after the end of the response"
+
+
+async def test_nothing_may_be_written_after_the_end():
+    """Whoever flushes then has no client that has left, although the connection is closed."""
+    closed = threading.Event()
+
+    def application(environ, start_response):
+        write = start_response("200 OK", [("Content-Length", "4")])
+        write(b"1234")
+        assert closed.wait(SECONDS)
+        write(b"")
+        return [b"", b""]
+
+    async with served(application) as client:
+        await client.request(headers=[(b"connection", b"close")])
+        assert (await client.response()).body == b"1234"
+        await trio.testing.wait_all_tasks_blocked()
+        closed.set()
 
 
 async def test_less_than_the_content_length():
@@ -860,6 +1003,34 @@ async def test_an_exit_ends_only_the_request(error):
         assert (await client.fetch("/exit")).status == 500
         assert (await client.fetch("/")).status == 204
     assert failures.errors == [error]
+
+
+@pytest.mark.parametrize("kind", [ClientDisconnected, ApplicationError])
+async def test_no_call_waits_for_the_collector(kind):
+    """Although it has kept what the server said."""
+    kept = []
+
+    def application(environ, start_response):
+        kept.append(weakref.ref(environ["wsgi.input"]))
+        start_response("200 OK", TEXT)
+        return [b"hello"]
+
+    async def run():
+        talk = Conversation()
+
+        async def send(message):
+            raise kind
+
+        with suppress(ApplicationError):
+            await WSGIAdapter(application)(http_scope(), talk.receive, send)
+
+    gc.disable()
+    try:
+        await run()
+        await trio.testing.wait_all_tasks_blocked()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 # The end: `close`
@@ -1082,6 +1253,26 @@ async def test_when_the_client_has_left_write_raises(slow):
     assert raised == [ClientDisconnected]
 
 
+async def test_when_the_client_has_left_write_raises_where_no_body_is_sent():
+    """Else a client could have a thread for ever, by HEAD."""
+    raised = []
+
+    def application(environ, start_response):
+        write = start_response("200 OK", TEXT)
+        try:
+            while True:
+                write(b"x")
+        except OSError as error:
+            raised.append(type(error))
+            raise
+
+    async with served(application) as client:
+        await client.request("HEAD")
+        await client.head()
+        await client.aclose()
+    assert raised == [ClientDisconnected]
+
+
 async def test_a_client_that_leaves_before_the_answer_is_no_error():
     left = threading.Event()
 
@@ -1147,7 +1338,7 @@ async def test_what_fails_while_a_request_is_cancelled_is_an_error_of_the_applic
             raise LookupError("mine")
 
     failures = Failures()
-    config = {"request_timeout": 0.05}
+    config = {"request_timeout": 0.5}
     assert (await fetch(application, observer=failures, config=config)).status == 504
     [error] = failures.errors
     while isinstance(error, BaseExceptionGroup):
@@ -1168,6 +1359,49 @@ async def test_what_fails_while_it_is_cancelled_comes_in_a_group_of_which_the_ca
     with pytest.raises(ExceptionGroup) as caught:
         with trio.move_on_after(0.05):
             await WSGIAdapter(application)(http_scope(), receive, Conversation().send)
+    [error] = caught.value.exceptions
+    while isinstance(error, BaseExceptionGroup):
+        [error] = error.exceptions
+    assert str(error) == "mine"
+
+
+async def test_what_failed_before_close_was_cancelled_is_not_lost():
+    def application(environ, start_response):
+        def blocks():
+            try:
+                yield environ["wsgi.input"].read()
+            finally:
+                raise LookupError("mine")
+
+        start_response("200 OK", TEXT)
+        return Closing(blocks(), lambda: trio.from_thread.run(trio.sleep_forever))
+
+    async def receive():
+        scope.cancel()
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught, trio.CancelScope() as scope:
+        await WSGIAdapter(application)(http_scope(), receive, Conversation().send)
+    [error] = caught.value.exceptions
+    assert str(error) == "mine"
+
+
+async def test_what_failed_before_the_rest_was_sent_is_not_lost():
+    """The thread has ended; what it has produced is on its way when the request is cancelled."""
+
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        raise LookupError("mine")
+
+    talk = Conversation()
+    talk.may_send = trio.Event()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(talk.run, application)
+            while not talk.sent or trio.testing.active_thread_count():  # noqa: ASYNC110 - threads tell nobody
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
     [error] = caught.value.exceptions
     while isinstance(error, BaseExceptionGroup):
         [error] = error.exceptions

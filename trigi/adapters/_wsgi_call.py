@@ -87,22 +87,31 @@ class WSGICall:
 
         Cancellation: as for `WSGIAdapter`.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wait_for_thread, limiter)
-            try:
-                await self._outbox.deliver(send)
-            except BaseException:
-                self._crossing.close()
-                nursery.cancel_scope.cancel()
-                seconds = cleanup_timeout * STUCK_SHARE
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
-                    await self._ended.wait()
-                if not self._ended.is_set():
-                    self._report_stuck(seconds)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._wait_for_thread, limiter)
+                try:
+                    await self._outbox.deliver(send)
+                except BaseException:
+                    self._crossing.close()
+                    nursery.cancel_scope.cancel()
+                    seconds = cleanup_timeout * STUCK_SHARE
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                        await self._ended.wait()
+                    if not self._ended.is_set():
+                        self._report_stuck(seconds)
+                    raise
+        except BaseException as cancelled:
+            _, error = self._take_errors()
+            if error is None:
                 raise
+            errors = [cancelled, error]
+            try:
+                raise BaseExceptionGroup("a WSGI application failed, and was cancelled", errors) from None
+            finally:
+                del error, errors
         self._crossing.close()
-        failure, error = self._outbox.failure, self._error
-        self._error = None  # whose traceback leads back here
+        failure, error = self._take_errors()
         try:
             if failure is not None and not isinstance(failure, OSError):
                 raise failure from (None if error is failure else error)
@@ -111,6 +120,12 @@ class WSGICall:
         finally:
             del failure, error
 
+    def _take_errors(self) -> tuple[Exception | None, BaseException | None]:
+        """What `send()` raised, and what the application did: not kept, as their tracebacks lead back here."""
+        failure, self._outbox.failure = self._outbox.failure, None
+        error, self._error = self._error, None
+        return failure, error
+
     @trio.lowlevel.enable_ki_protection  # Ctrl-C belongs to the program that serves
     async def _wait_for_thread(self, limiter: trio.CapacityLimiter) -> None:
         try:
@@ -118,10 +133,6 @@ class WSGICall:
         finally:
             self._ended.set()
             self._outbox.end()
-        if (
-            self._error is not None and self._crossing.closed
-        ):  # or the cancellation would be all that is known
-            raise self._error
 
     def _report_stuck(self, seconds: float) -> None:
         """Name the thread, and where in the application it is."""
@@ -147,12 +158,18 @@ class WSGICall:
             result = self._application(self.environ, self.start_response)
             try:
                 self._send_result(result)
+            except trio.Cancelled:
+                raise
+            except BaseException as error:
+                self._error = error  # unless close() fails as well: not if it is cancelled
+                raise
             finally:
                 close = getattr(result, "close", None)
                 if close is not None:
                     close()
         except trio.Cancelled:
-            raise
+            if self._error is None:
+                raise
         except BaseException as error:  # noqa: BLE001 - raised in the task, by run()
             self._error = error
         finally:
@@ -190,7 +207,14 @@ class WSGICall:
             raise ApplicationError(
                 f"write(): {len(data) - self._remaining} bytes more than the Content-Length"
             )
-        self._send_block(data)
+        if data and self._complete:
+            raise ApplicationError("write() was called after the end of the response")
+        if data and self._bodyless:
+            # An iteration would just be ended. Who writes for ever has to learn that the client has left.
+            self._outbox.put(*self._take_start(), b"")
+            self._input.check_client()
+        else:
+            self._send_block(data)
 
     def _send_result(self, result: Iterable[bytes]) -> None:
         """Iterate, and send each block before the next is asked for."""
@@ -225,14 +249,17 @@ class WSGICall:
 
     def _send_block(self, block: bytes) -> bool:
         """Send a block, and with the first that is not empty the start; whether the response is complete."""
+        if (
+            self._complete
+        ):  # by write(), after which the iteration gives nothing but empty blocks, or too many
+            self._outbox.check()
+            return True
         if not block or self._must_look:
             self._input.check_client()
         if not block:
             self._outbox.check()
-            return self._complete
+            return False
         start = self._take_start()
-        if self._complete:
-            return True
         if self._bodyless:
             self._complete = True
         elif self._remaining is not None:

@@ -57,6 +57,7 @@ class Crossing:
         """
         if threading.get_ident() == self.thread:
             return trio.from_thread.run(function, *args)
+        self.check()  # trio itself may be over
         return trio.from_thread.run(self._run_for_another_thread, function, *args, trio_token=self._token)
 
     def soon(self, function: Callable[[], None]) -> None:
@@ -126,16 +127,16 @@ class Outbox:
             trio.Cancelled: as for `Crossing.run`.
         """
         self._crossing.check()
+        size = sum(map(_size, items))
         with self._lock:
             self._raise_failure()
+            if wake and not self._is_awake:
+                self._crossing.soon(self._wake)  # first: it fails where Python allows no more calls
+                self._is_awake = True
             self._items.extend(items)
-            self._unsent += sum(_size(item) for item in items)
+            self._unsent += size
             self._last = last
-            wake = wake and not self._is_awake
-            self._is_awake = self._is_awake or wake
             is_crowded = self._unsent > WINDOW
-        if wake:
-            self._crossing.soon(self._wake)
         if last:
             return
         before, self._put_at = self._put_at, time.monotonic()

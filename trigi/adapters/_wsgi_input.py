@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
+from contextlib import suppress
 from math import inf
 
 import trio
@@ -37,6 +39,8 @@ class Input(io.BufferedIOBase):
         self._receive = receive
         self._crossing = crossing
         self._must_not_ask = expects_continue
+        self._turn = trio.Lock()  # to receive: of several threads, in trio
+        self._lock = threading.Lock()  # of the next one
         self._buffer = bytearray()
         self._has_more = True
         self._client_left = False
@@ -87,14 +91,15 @@ class Input(io.BufferedIOBase):
         return bool(self._buffer)
 
     def _take(self, size: float) -> bytes:
-        if size >= len(self._buffer):
-            data = bytes(self._buffer)
-            self._buffer.clear()
+        with self._lock:
+            if size >= len(self._buffer):
+                data = bytes(self._buffer)
+                self._buffer.clear()
+                return data
+            with memoryview(self._buffer) as view:
+                data = bytes(view[: int(size)])
+            del self._buffer[: int(size)]
             return data
-        with memoryview(self._buffer) as view:
-            data = bytes(view[: int(size)])
-        del self._buffer[: int(size)]
-        return data
 
     def _cross(self, wanted: int) -> None:
         if self.closed:
@@ -105,10 +110,13 @@ class Input(io.BufferedIOBase):
     async def _receive_until(self, wanted: int) -> None:
         """Have so many bytes in the buffer, or all that will come."""
         self._must_not_ask = False
-        while self._has_more and len(self._buffer) < wanted:
-            await self._receive_one()
-            if self._client_left:
-                raise ClientDisconnected("the client left before the end of the request's body")
+        async with self._turn:
+            while self._has_more and len(self._buffer) < wanted:
+                await self._receive_one()
+                if self._client_left:
+                    raise ClientDisconnected(
+                        "the client has its answer, or left before the end of the request's body"
+                    )
 
     async def _receive_one(self) -> None:
         if self._client_left:
@@ -117,7 +125,8 @@ class Input(io.BufferedIOBase):
         if message["type"] == "http.disconnect":
             self._client_left = True
         elif self._has_more:
-            self._buffer += message.get("body", b"")
+            with self._lock:
+                self._buffer += message.get("body", b"")
             self._has_more = message.get("more_body", False)
 
     def check_client(self) -> None:
@@ -126,9 +135,14 @@ class Input(io.BufferedIOBase):
 
     async def _look(self) -> None:
         # What is there is received although the scope is cancelled. What waits behind a body that nobody reads is not.
-        with trio.CancelScope(deadline=-inf):
-            while not (self._must_not_ask or self._client_left or len(self._buffer) >= WINDOW):
-                await self._receive_one()
+        with suppress(trio.WouldBlock):  # another thread waits for it just now, and will know
+            self._turn.acquire_nowait()
+            try:
+                with trio.CancelScope(deadline=-inf):
+                    while not (self._must_not_ask or self._client_left or len(self._buffer) >= WINDOW):
+                        await self._receive_one()
+            finally:
+                self._turn.release()
         if self._client_left:
             raise ClientDisconnected("the client has left")
 
