@@ -535,6 +535,25 @@ async def test_what_a_framework_makes_of_it_may_pass(serve, explicit):
     assert client.observer.failures == []
 
 
+class Unsplittable(ExceptionGroup):
+    """A group of an application's own making."""
+
+    def split(self, condition):
+        raise RuntimeError("not to be split")
+
+
+async def test_a_group_that_can_not_be_split_is_a_failure(serve):
+    error = Unsplittable("odd", [ValueError("one")])
+
+    async def application(scope, receive, send):
+        raise error
+
+    client = serve(application)
+    assert (await client.fetch()).status == 500
+    assert client.observer.failures == [error]
+    assert client.observer.bugs == []
+
+
 async def test_what_else_is_in_the_group_is_a_failure(serve):
     own = ValueError("a failure")
 

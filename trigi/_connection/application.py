@@ -49,7 +49,10 @@ def failure_of(error: BaseException, *, disconnected: bool) -> BaseException | N
         return disconnected and _comes_of_disconnect(leaf)
 
     if isinstance(error, BaseExceptionGroup):
-        return error.split(is_expected)[1]
+        try:
+            return error.split(is_expected)[1]
+        except Exception:  # noqa: BLE001 - of a group of the application's own making
+            return error
     return None if is_expected(error) else error
 
 
