@@ -77,7 +77,7 @@ class TLSStream(DirectStream):
     def _read(self, size: int) -> bytes | None:
         self._more_expected = False
         try:
-            data = self.socket.recv(size)
+            data = self.socket.recv(min(size, RECORD_SIZE))  # room for more would be made for nothing
         except SSLWantReadError:
             return None
         except SSLWantWriteError:
