@@ -123,8 +123,7 @@ class HTTP1Connection:
             elif type(event) is Data:
                 await self._pass_on(event)
             elif event is HTTP2_PREFACE:
-                self._is_http2 = True
-                self.stop()
+                self._is_http2 = self._stopping = True
             else:
                 await self._receive(paused=event is PAUSED)
 
@@ -157,7 +156,7 @@ class HTTP1Connection:
         codec = self._codec
         if self._client_finished and not codec.request_complete:
             if self._exchange is None:
-                self.stop()
+                self._stopping = True
             else:
                 self._client_left()
             return
@@ -180,7 +179,7 @@ class HTTP1Connection:
 
     def _client_left(self) -> None:
         self.transport.give_up()
-        self.stop()
+        self._stopping = True
 
     async def _time_out(self) -> None:
         if self._exchange is None and self._codec.buffered:

@@ -36,7 +36,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def __init__(self, connected: socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self._more_expected = False  # what is there to be read may be in no need of waiting for
+        self._more_expected = True  # there is probably something to be read now: at first what a client begins with
         self._receiving = False
         self._sending = False
         self._ended = False  # nothing more is to be sent
