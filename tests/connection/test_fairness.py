@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from contextlib import suppress
 
 import pytest
 import trio
+import trustme
 
 from tests.connection.conftest import respond
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
+from trigi._connection.tls_stream import TLSStream
 from trigi.config import Config
 from trigi.testing.websocket import encode_frame
 
@@ -110,3 +113,45 @@ async def test_others_have_their_turns(first, again):
         nursery.cancel_scope.cancel()
     near.close()
     await client.aclose()
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+async def test_a_single_large_message_leaves_others_their_turns(over_tls):
+    turns = []
+
+    async def application(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        began = len(turns)
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+        turns.append(len(turns) - began)
+
+    near, far = socket.socketpair()
+    authority = trustme.CA()
+    contexts = [
+        ssl.create_default_context(purpose) for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH)
+    ]
+    authority.issue_cert("localhost").configure_cert(contexts[0])
+    authority.configure_trust(contexts[1])
+    server = TLSStream(far, contexts[0]) if over_tls else SocketStream(far)
+
+    def read():
+        """In a thread of its own: the client never makes the server wait for long."""
+        client = contexts[1].wrap_socket(near, server_hostname="localhost") if over_tls else near
+        client.sendall(b"GET /" + HEAD + b"connection: close\r\n\r\n")
+        size = 0
+        while data := client.recv(1 << 20):
+            size += len(data)
+        client.close()
+        return size
+
+    async def count():
+        while True:
+            turns.append(1)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        nursery.start_soon(serve_stream, server, ServerContext(application, Config()))
+        assert await trio.to_thread.run_sync(read) > 50_000_000
+        nursery.cancel_scope.cancel()
+    assert max(turns) >= 50_000_000 // (1 << 20)

@@ -74,3 +74,12 @@ def test_little_is_remembered():
     for number in range(2 * KNOWN_SECTIONS):
         encoder.encode([(b":status", b"200")] * (number + 1))
     assert len(encoder._known._sections) == KNOWN_SECTIONS
+
+
+def test_a_section_that_was_too_large_for_the_memory_may_fit_later():
+    """What it was compressed to is the same, and what becomes of the memory is not."""
+    decoder = _Decoder(65536)
+    literal = b"\x40\x03x-a\x011"  # RFC 7541, 6.2.1: to be remembered
+    for block in (b"\x20" + literal, literal, literal, b"\x3f\xe1\x1f", literal, b"\xbe"):
+        decoder.decode(block)
+    assert decoder.fields == [(b"x-a", b"1")]

@@ -17,6 +17,7 @@ import trio.testing
 
 from trigi._server.listeners import (
     GONE,
+    UNSENT_SIZE,
     DirectListener,
     LimitedListener,
     UnixListener,
@@ -804,6 +805,8 @@ async def test_what_is_accepted_talks_at_once(opened, tmp_path, bind):
         assert client.recv(10) == b"hello"
         if inner.socket.family == socket.AF_INET:  # small pieces do not wait for each other
             assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # nor does the system take what nobody reads
+                assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_SIZE
         await stream.aclose()
     await listener.aclose()
     assert inner.socket.fileno() == -1

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import signal
+import ssl
 import stat
 import sys
 from contextlib import asynccontextmanager
@@ -139,6 +140,43 @@ async def test_scopes_know_the_sockets_addresses(target):
         assert scope["client"] == client.stream.socket.getsockname()
 
 
+class Passing(trio.abc.Listener[trio.SocketStream]):
+    """A listener of somebody's own, whose streams are trio's."""
+
+    def __init__(self, listener):
+        self._listener = listener
+
+    async def accept(self):
+        return await self._listener.accept()
+
+    async def aclose(self):
+        await self._listener.aclose()
+
+
+async def test_sockets_of_a_listener_of_ones_own_are_sockets(log):
+    """Files can be copied to them, and a response that only the end of the connection ends is cut by a reset."""
+    scopes = []
+
+    async def application(scope, receive, send):
+        scopes.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("in the middle")
+
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with (
+        running(application, Config(lifespan="off"), listeners=[Passing(listener)]),
+        await trio.open_tcp_stream("127.0.0.1", port) as stream,
+    ):
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+    assert "http.response.zerocopysend" in scopes[0]["extensions"]
+    assert len(log.troubles) == 1
+
+
 # TLS
 
 
@@ -158,6 +196,21 @@ async def test_ssl_context(tls):
         assert url.startswith("https://127.0.0.1:")
         async with connected(url) as plain, https(tls, plain.stream) as client:
             assert (await client.fetch()).body == b"https True"
+
+
+async def test_ssl_context_that_is_also_a_clients(tls):
+    """Only a client can check the name of whom it talks to."""
+    authority = trustme.CA()
+    authority.configure_trust(tls.server)
+    tls.server.verify_mode = ssl.CERT_REQUIRED
+    tls.server.check_hostname = True
+    authority.issue_cert("client.example").configure_cert(tls.client)
+    async with (
+        running(scheme, bound_to(lifespan="off"), ssl_context=tls.server) as (url,),
+        connected(url) as plain,
+        https(tls, plain.stream) as client,
+    ):
+        assert (await client.fetch()).body == b"https True"
 
 
 async def test_certfile(tmp_path):

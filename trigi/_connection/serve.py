@@ -13,7 +13,7 @@ from .background import open_background
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .http2 import HTTP2Connection
-from .socket_stream import DirectStream
+from .socket_stream import DirectStream, as_direct
 from .tls_stream import TLSStream
 from .transport import DISCARD_SECONDS, Transport
 
@@ -23,7 +23,8 @@ __all__ = ["serve_stream"]
 async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
     """Serve one connection on any stream; close it at the end.
 
-    A `trio.SSLStream` is taken through its handshake first, within `tls_handshake_timeout`.
+    A `trio.SSLStream` or a `TLSStream` is taken through its handshake first, within `tls_handshake_timeout`. The socket
+    of a `trio.SocketStream` is taken out of it.
 
     Without a server that has opened `context.background`, this connection opens one for itself, and waits at its end
     for what applications have started there.
@@ -41,6 +42,7 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
 
 
 async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
+    stream = as_direct(stream)
     info = _connection_info(stream)
     transport = Transport(stream, info, context.config.write_timeout)
     try:

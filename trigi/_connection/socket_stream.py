@@ -15,7 +15,7 @@ from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
 
 import trio
 
-__all__ = ["DirectStream", "SocketStream"]
+__all__ = ["DirectStream", "SocketStream", "as_direct"]
 
 READ_SIZE = 64 * 1024
 """Bytes that are read if nobody says how many."""
@@ -36,7 +36,9 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def __init__(self, connected: socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self._more_expected = True  # there is probably something to be read now: at first what a client begins with
+        self._more_expected = (
+            True  # there is probably something to be read now: at first what a client begins with
+        )
         self._receiving = False
         self._sending = False
         self._ended = False  # nothing more is to be sent
@@ -56,7 +58,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
             else:
                 await trio.lowlevel.wait_readable(self.socket)
             while (data := self._read(size)) is None:
-                await self._wait_to_read()
+                await trio.lowlevel.wait_readable(self.socket)
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -157,11 +159,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     @abstractmethod
     def _write(self, data: bytes | memoryview) -> int:
-        """Write what the socket takes: how many bytes that was."""
-
-    async def _wait_to_read(self) -> None:
-        """There was nothing: wait until that may have changed."""
-        await trio.lowlevel.wait_readable(self.socket)
+        """Write what the socket takes: how many bytes that was. The rest of them is what comes next, if anything."""
 
     def _end(self) -> None:
         """Say that no more will be written, if the protocol has a word for that."""
@@ -202,3 +200,12 @@ class SocketStream(DirectStream):
             return self.socket.send(data)
         except BlockingIOError:
             return 0
+
+
+def as_direct(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """A `trio.SocketStream` as one of ours, which has its socket from then on; any other as it is."""
+    if not isinstance(stream, trio.SocketStream):
+        return stream
+    accepted = stream.socket
+    kind = accepted.family, accepted.type, accepted.proto
+    return SocketStream(socket(*kind, fileno=accepted.detach()))

@@ -1,22 +1,29 @@
-"""A thin stream of TLS over a non-blocking socket, which OpenSSL reads and writes itself."""
+"""A thin stream of TLS over a non-blocking socket.
+
+OpenSSL never sees the socket: it is given what one call has read, so that a client can't keep it, and with it the event
+loop, busy with messages of TLS's own; and what it wants to send waits here, so that it never has to be asked again.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from socket import socket as Socket  # noqa: N812 - the stream has an attribute of that name
-from ssl import SSLContext, SSLSocket, SSLWantReadError, SSLWantWriteError
+from socket import socket
+from ssl import MemoryBIO, SSLContext, SSLEOFError, SSLError, SSLWantReadError
 
 import trio
 
-from .socket_stream import DirectStream
+from .socket_stream import READ_SIZE, DirectStream
 
 __all__ = ["TLSStream"]
 
 RECORD_SIZE = 16 * 1024
-"""Bytes that OpenSSL encrypts at once at most (RFC 8446, 5.1): of more it would not say how many it has written."""
+"""Bytes that are encrypted at once: a record has no more (RFC 8446, 5.1)."""
 
-ANSWER_SECONDS = 0.1
-"""How long to wait before trying again when there is no room for what TLS itself has to answer."""
+AT_ONCE_SIZE = 256 * 1024
+"""Bytes that are encrypted before other tasks have their turn."""
+
+ANSWERS_SIZE = 64 * 1024
+"""Bytes of TLS's own answers that may wait for a client who asks for them, and does not read."""
 
 
 class TLSStream(DirectStream):
@@ -28,20 +35,19 @@ class TLSStream(DirectStream):
         connected: a stream socket, which is the stream's from then on.
         context: certificates, protocols.
 
-    Raises:
-        OSError: the client has gone already.
-
     Attributes:
-        socket: it, with what is known of TLS: `version()`, `cipher()`, `getpeercert()`.
+        socket: it.
+        tls: what is known of TLS: `version()`, `cipher()`, `getpeercert()`.
     """
 
-    socket: SSLSocket
-
-    def __init__(self, connected: Socket, context: SSLContext) -> None:
-        connected.setblocking(False)
-        super().__init__(context.wrap_socket(connected, server_side=True, do_handshake_on_connect=False))
+    def __init__(self, connected: socket, context: SSLContext) -> None:
+        super().__init__(connected)
+        self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._more_expected = False
+        self._unsent = b""  # encrypted
+        self._encrypted = 0  # bytes of what is to be written that are, and may not have been sent
         self._cut_off = False
-        self._answers = False
 
     async def do_handshake(self) -> None:
         """Agree on everything with the client, which is told what is wrong with what it says.
@@ -52,22 +58,28 @@ class TLSStream(DirectStream):
         Cancellation: the stream can only be closed then.
         """
         await trio.lowlevel.checkpoint()
+        agreed = False
         try:
-            while True:
+            while not agreed:
                 try:
-                    self.socket.do_handshake()
+                    self.tls.do_handshake()
+                    agreed = True
                 except SSLWantReadError:
-                    await trio.lowlevel.wait_readable(self.socket)
-                except SSLWantWriteError:
+                    pass
+                while not self._flush():
                     await trio.lowlevel.wait_writable(self.socket)
-                else:
-                    return
+                if not agreed and not self._feed():
+                    await trio.lowlevel.wait_readable(self.socket)
         except OSError as error:
+            if isinstance(error, SSLError):
+                with suppress(OSError):
+                    self._flush()  # the alert
             raise self._failed(error) from error
+        self._more_expected = True
 
     def selected_alpn_protocol(self) -> str | None:
         """The protocol that was agreed on (RFC 7301), `None` if the client has not asked."""
-        return self.socket.selected_alpn_protocol()
+        return self.tls.selected_alpn_protocol()
 
     def reset_on_close(self) -> None:
         """Have `aclose` reset the connection, without TLS's own word for an end in order."""
@@ -75,35 +87,77 @@ class TLSStream(DirectStream):
         self._cut_off = True
 
     def _read(self, size: int) -> bytes | None:
-        self._more_expected = False
+        if self._ended:  # TLS is over: what still comes is only to be read, and not to be known
+            return self._receive()
+        if not self._more_expected and not self._feed():
+            return None
+        pieces: list[bytes] = []
         try:
-            data = self.socket.recv(min(size, RECORD_SIZE))  # room for more would be made for nothing
+            while size and (data := self.tls.read(min(size, RECORD_SIZE))):
+                pieces.append(data)
+                size -= len(data)
+            self._more_expected = True  # the end, or there was no room
         except SSLWantReadError:
+            self._more_expected = False
+        except SSLEOFError:
+            self._more_expected = True
+            pieces = pieces or [b""]
+        self._answer()
+        if not pieces and not self._more_expected:
             return None
-        except SSLWantWriteError:
-            self._answers = True
-            return None
-        self._more_expected = self.socket.pending() > 0
-        return data
+        return b"".join(pieces)
 
-    async def _wait_to_read(self) -> None:
-        if (
-            self._answers
-        ):  # to a change of keys. Another task may be waiting for room already, and only one can.
-            self._answers = False
-            await trio.sleep(ANSWER_SECONDS)
-        else:
-            await super()._wait_to_read()
+    def _feed(self) -> bool:
+        """Give OpenSSL what the client has sent; whether there was something."""
+        data = self._receive()
+        if data:
+            self._incoming.write(data)
+        elif data is not None:
+            self._incoming.write_eof()
+        return data is not None
+
+    def _receive(self) -> bytes | None:
+        try:
+            return self.socket.recv(READ_SIZE)
+        except BlockingIOError:
+            return None
+
+    def _answer(self) -> None:
+        """Send what reading has made OpenSSL say, as to a change of keys; what has no room goes with what is next."""
+        if self._outgoing.pending and not self._flush() and self._outgoing.pending > ANSWERS_SIZE:
+            raise ConnectionAbortedError("the client asks for answers, and does not read them")
 
     def _write(self, data: bytes | memoryview) -> int:
+        """As the stream below has it. Of what was not sent, some is encrypted: the same bytes must come next."""
         sent = 0
-        with memoryview(data) as view, suppress(SSLWantWriteError):
-            while sent < len(view):
-                sent += self.socket.send(view[sent : sent + RECORD_SIZE])
+        with memoryview(data) as view:
+            while sent < min(len(view), AT_ONCE_SIZE):
+                if not self._encrypted:
+                    self._encrypted = self.tls.write(view[sent : sent + RECORD_SIZE])
+                if not self._flush():
+                    break
+                sent += self._encrypted
+                self._encrypted = 0
         return sent
 
+    def _flush(self) -> bool:
+        """Send what is encrypted; whether that was all."""
+        while True:
+            if not self._unsent:
+                self._unsent = self._outgoing.read()
+                if not self._unsent:
+                    return True
+            try:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+            except BlockingIOError:
+                return False
+
     def _end(self) -> None:
+        if self._cut_off:
+            return
         with suppress(
             OSError, ValueError
         ):  # the client's goodbye is not waited for; or the handshake is not done
-            self.socket.unwrap()
+            self.tls.unwrap()
+        with suppress(OSError):
+            self._flush()

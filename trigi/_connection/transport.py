@@ -78,20 +78,22 @@ class Transport:
         Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._direct is not None and not self.broken and not self._lock.locked():
-            rest = self._write_at_once(self._direct, parts[0] if len(parts) == 1 else b"".join(parts))
+        at_once = self._direct is not None and not self.broken and not self._lock.locked()
+        if at_once and sum(map(len, parts)) <= AT_ONCE_SIZE:
+            rest = self._write_at_once(parts[0] if len(parts) == 1 else b"".join(parts))
             if not rest:
                 if self._at_once > AT_ONCE_SIZE:
                     self._at_once = 0
-                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.cancel_shielded_checkpoint()  # it has been written
                 return
             parts = [rest]
         await self._alone(self._write_parts, parts)
 
-    def _write_at_once(self, stream: DirectStream, data: bytes) -> bytes:
+    def _write_at_once(self, data: bytes) -> bytes:
         """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
+        assert self._direct is not None
         try:
-            sent = stream.send_nowait(data)
+            sent = self._direct.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.broken = True
             raise ClientDisconnected("the client has disconnected") from error
@@ -213,7 +215,7 @@ class Transport:
         """
         with trio.move_on_after(seconds):
             try:
-                if isinstance(self.stream, trio.abc.HalfCloseableStream):  # TLS is not
+                if isinstance(self.stream, trio.abc.HalfCloseableStream):  # trio's TLS is not
                     await self.stream.send_eof()
                 while await self.stream.receive_some(READ_SIZE):
                     pass

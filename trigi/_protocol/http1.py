@@ -94,7 +94,7 @@ def head_parser(name: HTTPParser) -> HeadParser:
     if name != "h11":
         try:
             return cast(HeadParser, importlib.import_module("trigi._protocol.http1_httptools").parse_head)
-        except ModuleNotFoundError:
+        except ImportError:
             if name == "httptools":
                 raise
     return parse_head

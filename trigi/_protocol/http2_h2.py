@@ -197,7 +197,7 @@ class _Known(Generic[K, V]):
         self._table = table
         self._sections: dict[K, V] = {}
         self._newest: tuple[bytes, bytes] | None = None
-        self._count = 0
+        self._size = 0, table.maxsize
 
     def get(self, section: K) -> V | None:
         """What came of it; `None` if that is not known."""
@@ -211,8 +211,9 @@ class _Known(Generic[K, V]):
         """
         entries = self._table.dynamic_entries
         newest = entries[0] if entries else None
-        if newest is not self._newest or len(entries) != self._count:
-            self._newest, self._count = newest, len(entries)
+        size = len(entries), self._table.maxsize
+        if newest is not self._newest or size != self._size:
+            self._newest, self._size = newest, size
             self._sections.clear()
         elif (
             0 < len(block) <= KNOWN_BLOCK_SIZE

@@ -44,6 +44,13 @@ __all__ = [
 PORT_ATTEMPTS = 16
 """How many ports the system may choose of which another address of the same name is not free."""
 
+UNSENT_SIZE = 64 * 1024
+"""Bytes that the system takes before it has sent those before them: what a client that does not read may keep here."""
+
+OPTIONS = [(socket.TCP_NODELAY, 1)]
+if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+    OPTIONS.append((socket.TCP_NOTSENT_LOWAT, UNSENT_SIZE))
+
 # What Linux passes on of a connection's own errors (accept(2)), where others have ECONNABORTED alone.
 GONE = {
     getattr(errno, name)
@@ -149,8 +156,6 @@ class DirectListener(trio.abc.Listener[DirectStream]):
         self._ssl_context = ssl_context
         self._socket = socket.socket(fileno=listener.socket.fileno())
         self._socket.setblocking(False)
-        with suppress(OSError):  # a unix socket has no need of it
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what is accepted inherits it
 
     async def accept(self) -> DirectStream:
         """The next connection.
@@ -172,10 +177,12 @@ class DirectListener(trio.abc.Listener[DirectStream]):
                 if error.errno not in GONE:
                     raise
                 continue
+            for option in OPTIONS:
+                with suppress(OSError):  # a unix socket has none of them
+                    accepted.setsockopt(socket.IPPROTO_TCP, *option)
             if self._ssl_context is None:
                 return SocketStream(accepted)
-            with suppress(OSError):  # the client has gone
-                return TLSStream(accepted, self._ssl_context)
+            return TLSStream(accepted, self._ssl_context)
 
     async def aclose(self) -> None:
         """Close the listening socket."""

@@ -144,9 +144,8 @@ class TLSDescriber:
         Raises:
             trio.NeedHandshakeError: the handshake is not done.
         """
-        tls: ssl.SSLSocket | ssl.SSLObject
         if isinstance(stream, TLSStream):
-            tls = stream.socket
+            tls = stream.tls
         elif isinstance(stream, trio.SSLStream):
             stream.cipher()  # raises, if the handshake is not done
             tls = stream._ssl_object  # noqa: SLF001 - it does not pass on all that is asked of it here
@@ -162,7 +161,7 @@ class TLSDescriber:
             "cipher_suite": self._cipher_suite(tls),
         }
 
-    def _cipher_suite(self, tls: ssl.SSLSocket | ssl.SSLObject) -> int | None:
+    def _cipher_suite(self, tls: ssl.SSLObject) -> int | None:
         """IANA's number of the cipher suite: the low 16 bits of OpenSSL's."""
         agreed = tls.cipher()
         assert agreed is not None  # the handshake is done
@@ -180,13 +179,13 @@ def _first_certificate(certfile: str) -> str | None:
     return found and ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(found[0]))
 
 
-def _client_chain(tls: ssl.SSLSocket | ssl.SSLObject, leaf: bytes) -> list[str]:
+def _client_chain(tls: ssl.SSLObject, leaf: bytes) -> list[str]:
     # Python has this method from 3.13 on, and a resumed TLS session may not have kept the chain.
     get_chain = getattr(tls, "get_unverified_chain", list)
     return [ssl.DER_cert_to_PEM_cert(certificate) for certificate in get_chain() or [leaf]]
 
 
-def _subject(tls: ssl.SSLSocket | ssl.SSLObject) -> Any:
+def _subject(tls: ssl.SSLObject) -> Any:
     certificate = tls.getpeercert()
     assert certificate is not None  # the client has shown one
     return certificate["subject"]
