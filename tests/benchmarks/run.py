@@ -8,6 +8,7 @@ and h2load; the servers are installed into a virtual environment of their own.
 
 import argparse
 import contextlib
+import math
 import re
 import statistics
 import subprocess
@@ -163,7 +164,7 @@ class Row:
         unit: Of the figures.
         application: In `applications.py`.
         trigi: What is compared.
-        peers: What it is compared with, each with the bound of the ratio that is wished for.
+        peers: What it is compared with, each with the bound of the ratio that is wished for; `inf` for none.
     """
 
     name: str
@@ -240,6 +241,7 @@ ROWS = (
         "asyncio", REQUEST, "hello", wrk,
         ("hypercorn, asyncio", HYPERCORN, 1.0),
         ("hypercorn, uvloop", f"{HYPERCORN} --worker-class uvloop", 1.0),
+        (FAST, UVICORN_FAST, math.inf),
         trigi=f"{TRIGI} --interface asyncio",
     ),
     row(
@@ -299,7 +301,7 @@ def lines(row: Row, figures: dict[Contestant, list[float]]) -> list[tuple[str, .
         ratios = [one / other for one, other in zip(ours, theirs, strict=False)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-"
         figure = median(ours, ".1f"), peer.name, median(theirs, ".1f"), median(ratios, ".2f"), spread
-        found.append((row.name, row.unit, *figure, f"≤ {bound:g}"))
+        found.append((row.name, row.unit, *figure, "-" if math.isinf(bound) else f"≤ {bound:g}"))
     return found
 
 

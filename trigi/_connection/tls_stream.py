@@ -58,17 +58,16 @@ class TLSStream(DirectStream):
         Cancellation: the stream can only be closed then.
         """
         await trio.lowlevel.checkpoint()
-        agreed = False
         try:
-            while not agreed:
-                try:
-                    self.tls.do_handshake()
-                    agreed = True
-                except SSLWantReadError:
-                    pass
+            while True:
+                agreed = self._agree()
                 while not self._flush():
                     await trio.lowlevel.wait_writable(self.socket)
-                if not agreed and not self._feed():
+                if agreed:
+                    break
+                if self._feed():
+                    await trio.lowlevel.checkpoint()
+                else:
                     await trio.lowlevel.wait_readable(self.socket)
         except OSError as error:
             if isinstance(error, SSLError):
@@ -85,6 +84,14 @@ class TLSStream(DirectStream):
         """Have `aclose` reset the connection, without TLS's own word for an end in order."""
         super().reset_on_close()
         self._cut_off = True
+
+    def _agree(self) -> bool:
+        """Go on with the handshake, as far as the client has; whether it is done."""
+        try:
+            self.tls.do_handshake()
+        except SSLWantReadError:
+            return False
+        return True
 
     def _read(self, size: int) -> bytes | None:
         if self._ended:  # TLS is over: what still comes is only to be read, and not to be known
