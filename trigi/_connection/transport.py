@@ -75,7 +75,8 @@ class Transport:
         Raises:
             ClientDisconnected: the client has gone, or takes nothing.
 
-        Cancellation: what was being written may be half on the wire, so the transport is broken from then on.
+        Cancellation: before anything is written it changes nothing. Later, what was being written may be half on the
+        wire, so the transport is broken from then on.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         at_once = self._direct is not None and not self.broken and not self._lock.locked()
