@@ -25,24 +25,20 @@ from trigi._protocol.http1 import (
     CHUNK_EXTENSIONS_LIMIT,
     CHUNK_LINE_LIMIT,
     HTTP1Codec,
-    head_parser,
 )
-from trigi._protocol.http1_h11 import parse_head
+from trigi._protocol.http1_h11 import parse_fields
+from trigi._protocol.http1_head import KNOWN_SIZE, field_parser
 from trigi.config import Config
 from trigi.exceptions import BadRequest
 
 
 def naive_parse(head):
     """Splits, checks nothing."""
-    lines = head.split(b"\r\n")[:-2]
-    method, target, version = lines[0].split(b" ")
-    headers = [
-        (name.lower(), value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines[1:])
-    ]
-    return method, target, version.removeprefix(b"HTTP/"), headers
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:-2])
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]
 
 
-PARSERS = {"h11": head_parser("h11"), "httptools": head_parser("httptools"), "naive": naive_parse}
+PARSERS = {"h11": field_parser("h11"), "httptools": field_parser("httptools"), "naive": naive_parse}
 
 
 @pytest.fixture(params=PARSERS.values(), ids=PARSERS, scope="module")
@@ -1096,27 +1092,101 @@ def test_data_before_a_refusal_is_told_first_however_it_came(parser):
 )
 def test_h11_s_refusals_are_bad_requests(head, status):
     with pytest.raises(BadRequest) as caught:
-        parse_head(head)
+        parse_fields(head)
     assert caught.value.status_hint == status
     assert str(caught.value)
 
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
-def test_a_parser_gives_method_target_version_and_headers_in_plain_bytes(parse):
-    method, target, version, headers = parse(b"GET /a?b HTTP/1.0\r\nHost: a\r\nX-Y: \t z \r\nx-y:\r\n\r\n")
-    assert (method, target, version) == (b"GET", b"/a?b", b"1.0")
+def test_a_parser_gives_the_fields_in_plain_bytes(parse):
+    headers = parse(b"GET /a?b HTTP/1.0\r\nHost: a\r\nX-Y: \t z \r\nx-y:\r\n\r\n")
     assert headers == [(b"host", b"a"), (b"x-y", b"z"), (b"x-y", b"")]
     assert type(headers) is list
-    parts = [method, target, version, *(part for pair in headers for part in pair)]
-    assert {type(part) for part in parts} == {bytes}
+    assert {type(part) for pair in headers for part in pair} == {bytes}
 
 
 def test_the_fastest_parser_that_is_installed_is_used(monkeypatch):
-    assert head_parser("h11") is parse_head
-    assert head_parser("auto") is head_parser("httptools") is not parse_head
+    assert field_parser("h11") is parse_fields
+    assert field_parser("auto") is field_parser("httptools") is not parse_fields
     monkeypatch.delitem(sys.modules, "trigi._protocol.http1_httptools")
     monkeypatch.setitem(sys.modules, "httptools", None)
-    assert head_parser("auto") is parse_head
+    assert field_parser("auto") is parse_fields
+
+
+# What is the same again is not read again
+
+
+def read_counting(data):
+    """The requests, and the heads whose fields had to be split."""
+    split = []
+
+    def parser(head):
+        split.append(head)
+        return naive_parse(head)
+
+    return [request for request, _, _ in read(data, parser).requests], split
+
+
+def test_fields_that_are_the_same_again_are_split_once():
+    heads = [
+        b"GET /a?b HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+        b"HEAD /c HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+    ]
+    requests, split = read_counting(b"".join(heads))
+    assert split == heads[:1]
+    fields = (HOST, (b"te", b"trailers"))
+    assert requests == [
+        make(target=b"/a?b", raw_path=b"/a", query_string=b"b", headers=fields, accepts_trailers=True),
+        make("HEAD", b"/c", fields, accepts_trailers=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"GET / HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: a\r\n\r\n",
+    ],
+    ids=repr,
+)
+def test_fields_that_are_not_the_same_are_split(other):
+    first = GET + b"\r\n"
+    requests, split = read_counting(first + other + first)
+    assert split == [first, other, first]
+    assert requests[1:2] == read_counting(other)[0]
+    assert requests[2] == requests[0]
+
+
+def test_bodies_follow_known_fields_as_they_follow_new_ones(parser):
+    one = POST + b"Content-Length: 3\r\n\r\nabc"
+    chunked = CHUNKED + b"1\r\nx\r\n0\r\n\r\n"
+    outcome = read_three_ways(one + one + chunked + chunked + GET + b"\r\n", parser)
+    assert [body for _, body, _ in outcome.requests] == [b"abc", b"abc", b"x", b"x", b""]
+
+
+def test_a_target_s_authority_is_the_host_of_its_own_request_alone(parser):
+    absolute = b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n"
+    outcome = read(GET + b"\r\n" + absolute + GET + b"\r\n", parser)
+    assert [request.headers for request, _, _ in outcome.requests] == [[HOST], [(b"host", b"b")], [HOST]]
+
+
+def test_a_target_is_checked_behind_known_fields_too(parser):
+    assert read(GET + b"\r\n" + b"GET /#a HTTP/1.1\r\nHost: a\r\n\r\n", parser).refusal == (
+        400,
+        "fragment in the request target",
+        None,
+    )
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_many_fields_are_not_remembered(more):
+    """An idle connection is to hold little memory, whatever its client has sent."""
+    rest = b" HTTP/1.1\r\nHost: a\r\nA: \r\n\r\n"
+    head = b"GET /" + rest.replace(b"A: ", b"A: " + b"a" * (KNOWN_SIZE - len(rest) + 1 + more))
+    _, split = read_counting(head * 2)
+    assert split == [head] * (1 + more)
 
 
 # Any requests, any cut
@@ -1272,7 +1342,7 @@ def test_what_is_taken_for_a_request_is_read_the_same_by_h11_alone(wire):
     """Two readers that disagree about where a request ends are what smuggling is made of."""
     while wire.startswith(b"\r\n"):  # h11 skips no blank lines
         wire = wire[2:]
-    codec = make_codec(parse_head, wire)
+    codec = make_codec(parse_fields, wire)
     ours = []
     try:
         while (event := codec.next_event()) not in (NEED_DATA, PAUSED):

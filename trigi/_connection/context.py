@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import trio
 
 from trigi._protocol.events import Headers, Request
-from trigi._protocol.http1 import head_parser
+from trigi._protocol.http1_head import field_parser
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
 from trigi.exceptions import BadConnection, BadRequest
@@ -95,7 +95,7 @@ class ServerContext:
         application: the ASGI 3 application.
         config: the settings.
         state: the lifespan's state; each scope gets a shallow copy.
-        parse_head: splits the heads of HTTP/1.1 requests.
+        parse_fields: splits the fields of HTTP/1.1 requests.
         observer: whom to tell.
         describe_tls: gives the `tls` extension of a stream whose handshake is done, or `None` without TLS.
         connections: every connection that can be asked to drain.
@@ -117,7 +117,7 @@ class ServerContext:
         self.application = application
         self.config = config
         self.state = {} if state is None else state
-        self.parse_head = head_parser(config.http)
+        self.parse_fields = field_parser(config.http)
         self.observer = Observer() if observer is None else observer
         self.describe_tls = describe_tls
         self.connections: set[Connection] = set()

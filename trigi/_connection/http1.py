@@ -45,7 +45,7 @@ class HTTP1Connection:
     def __init__(self, transport: Transport, context: ServerContext) -> None:
         self.transport = transport
         self.context = context
-        self._codec = HTTP1Codec(context.config, context.parse_head, http2=transport.info.tls is None)
+        self._codec = HTTP1Codec(context.config, context.parse_fields, http2=transport.info.tls is None)
         self._is_http2 = False
         self._exchange: HTTP1Exchange | None = None
         self._requests = 0

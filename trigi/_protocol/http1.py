@@ -1,16 +1,14 @@
 """HTTP/1.1 bytes become events: framing, limits and strictness, the same for every head parser (RFC 9112).
 
 Where one request ends and the next begins is what an attacker wants two parsers to disagree about. So it is
-decided once, here, and strictly: the codec finds the end of a head, checks its bytes, has a parser split it
-into fields, and reads the body itself. A parser (`http1_h11`, `http1_httptools`) only ever sees a whole head that has
-passed.
+decided once, here, and strictly: the codec finds the end of a head, checks its bytes, has it read, and reads the body
+itself. A parser (`http1_h11`, `http1_httptools`) splits the fields, and only ever sees a whole head that has passed.
 
 The order of things in a head's life:
 
     receive_data -> `_find_end`    a request line and fields as RFC 9112 has them, line by line as they come; limits
-                 -> `_framing`     from the raw bytes: no body, a length, or chunks; never two of them
-                 -> parser         method, target, version, fields
-                 -> `_request`     host, target and what the fields ask for: a `Request`
+                 -> `http1_head`   the rest: the fields, from the raw bytes what body there is (none, a length or
+                                   chunks, never two of them), the host, the target: a `Request`
 
 What is wrong is refused at the first byte that shows it: an invalid byte as it comes, an invalid line at its end,
 the rest (framing, host, target) at the head's. Nothing is said of a byte before all that precede it have passed, so
@@ -19,23 +17,19 @@ the answer does not depend on how the bytes were split.
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, cast
+from typing import Final
 
-from trigi.config import Config, HTTPParser
+from trigi.config import Config
 from trigi.exceptions import BadRequest
 
-from .events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Headers, Pause, Request
-from .headers import LENGTH, TOKEN, is_host, tokens
-from .http1_h11 import parse_head
+from .events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Pause, Request
+from .headers import TOKEN
+from .http1_h11 import parse_fields
+from .http1_head import FieldParser, HeadReader
 
-__all__ = ["HTTP1Codec", "HeadParser", "head_parser"]
-
-HeadParser = Callable[[bytes], tuple[bytes, bytes, bytes, Headers]]
-"""A whole head -> method, target, version (`b"1.1"`) and headers, or `BadRequest`."""
+__all__ = ["HTTP1Codec"]
 
 # RFC 9112, 3, where a token and white space can't be mistaken for each other.
 REQUEST_LINE: Final = re.compile(TOKEN.pattern + rb" [\x21-\x7e]+ HTTP/([0-9]\.[0-9])\r\n")
@@ -56,19 +50,12 @@ INVALID_IN_FIELDS: Final = re.compile(
     rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])|(?:\A|\n)[ \t]"
 )
 
-FIELD: Final = {
-    name: re.compile(rb"\r\n" + name + rb":([^\r]*)") for name in (b"content-length", b"transfer-encoding")
-}
-
 # RFC 9112, 7.1, without the white space that it lets a recipient take. 16 digits are 64 bits.
 CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(;[\t\x20-\x7e\x80-\xff]*)?(?:\r(\n)?)?")
 CHUNK_LINE_LIMIT: Final = 4096
 """Bytes of one chunk's first line. Longer ones have only been seen in attacks."""
 CHUNK_EXTENSIONS_LIMIT: Final = 16 * 1024
 """Bytes of all chunk extensions of one body: they are work without data (CVE-2023-39326 was Go's)."""
-
-# RFC 3986, 3.2: the authority ends at the first "/", "?" or "#". One with userinfo is no host (RFC 9110, 4.2.4).
-ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(?:\?([^#]*))?")
 
 PREFACE_LINE: Final = b"PRI * HTTP/2.0\r\n"
 """How HTTP/2 begins: a request that no server of HTTP/1.1 takes for one (RFC 9113, 3.4)."""
@@ -89,17 +76,6 @@ class _Body(Enum):
     DONE = auto()
 
 
-def head_parser(name: HTTPParser) -> HeadParser:
-    """The parser of that name; for `"auto"` httptools where it is installed, else h11."""
-    if name != "h11":
-        try:
-            return cast(HeadParser, importlib.import_module("trigi._protocol.http1_httptools").parse_head)
-        except ImportError:
-            if name == "httptools":
-                raise
-    return parse_head
-
-
 class HTTP1Codec:
     """The requests of one connection, in order.
 
@@ -110,14 +86,14 @@ class HTTP1Codec:
 
     Args:
         config: the limits.
-        parser: splits heads.
+        parser: splits the fields of heads.
         http2: a client may begin with HTTP/2 instead.
     """
 
-    def __init__(self, config: Config, parser: HeadParser = parse_head, *, http2: bool = False) -> None:
+    def __init__(self, config: Config, parser: FieldParser = parse_fields, *, http2: bool = False) -> None:
         self._config = config
         self._http2 = http2
-        self._parse_head = parser
+        self._head_reader = HeadReader(parser)
         self._buffer = bytearray()
         self._searched = 0  # of a head or trailer section: bytes in which there was nothing wrong, and no end
         self._line_start = 0  # and where in it the line begins whose end has not come
@@ -197,12 +173,8 @@ class HTTP1Codec:
         if head is None:
             return NEED_DATA
         self._http2 = False
-        length = _framing(head.lower())
-        method, target, version, headers = self._parse_head(head)
-        request = _request(method, target, version, headers, has_body=length != 0)
+        request, length = self._head_reader.read(head)
         if length is None:
-            if request.http_version == "1.0":
-                raise BadRequest("Transfer-Encoding in HTTP/1.0")
             self._reading = _Body.CHUNK_SIZE
         elif length:
             if length > self._config.body_size_limit:
@@ -373,78 +345,3 @@ class HTTP1Codec:
             del self._buffer[:end]
             self._reading = _Body.DONE
         return False
-
-
-def _framing(lower: bytes) -> int | None:
-    """How long the body is that follows a head (in lower case), `None` for chunks (RFC 9112, 6.3)."""
-    if b"content-length" not in lower and b"transfer-encoding" not in lower:
-        return 0
-    codings = [value.strip(b" \t") for value in FIELD[b"transfer-encoding"].findall(lower)]
-    lengths = [value.strip(b" \t") for value in FIELD[b"content-length"].findall(lower)]
-    if codings:
-        if lengths:
-            raise BadRequest("both Content-Length and Transfer-Encoding")
-        if codings != [b"chunked"]:
-            items = [item.strip(b" \t") for value in codings for item in value.split(b",")]
-            unknown = [item for item in items if item and item != b"chunked"]
-            raise BadRequest("Transfer-Encoding must be chunked", status_hint=501 if unknown else 400)
-        return None
-    if not lengths:
-        return 0
-    # Equal ones could be taken for one (RFC 9110, 8.6); parsers do not agree about that.
-    if len(lengths) > 1 or not LENGTH.fullmatch(lengths[0]):
-        raise BadRequest("invalid Content-Length")
-    return int(lengths[0])
-
-
-def _request(method: bytes, target: bytes, version: bytes, headers: Headers, *, has_body: bool) -> Request:
-    """The `Request` that a parsed head makes, after the checks that are the same for every parser."""
-    is_http_1_1 = version == b"1.1"
-    fields = dict(headers)
-    host = fields.get(b"host")
-    is_repeated = len(fields) < len(headers) and [name for name, _ in headers].count(b"host") > 1
-    if is_repeated or (is_http_1_1 if host is None else not is_host(host)):
-        raise BadRequest("a request needs exactly one valid Host" if is_http_1_1 else "invalid Host")
-    raw_path, query_string, authority = _split_target(method, target)
-    if authority is not None:
-        # RFC 9112, 3.2.2: the target's authority is the host, whatever the field says.
-        headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-    connection = tokens(headers, b"connection") if b"connection" in fields else []
-    expects_continue = is_http_1_1 and b"expect" in fields and has_body
-    if expects_continue and tokens(headers, b"expect") != [b"100-continue"]:
-        raise BadRequest("unknown expectation", status_hint=417)
-    # RFC 9110, 7.8: an Upgrade in HTTP/1.0 is ignored.
-    is_upgrade = is_http_1_1 and b"upgrade" in fields and b"upgrade" in connection
-    is_upgrade = is_upgrade and b"websocket" in tokens(headers, b"upgrade")
-    if is_upgrade and has_body:
-        raise BadRequest("a WebSocket handshake has no body")
-    return Request(
-        method=method.decode("ascii"),
-        target=target,
-        raw_path=raw_path,
-        query_string=query_string,
-        http_version="1.1" if is_http_1_1 else "1.0",
-        headers=headers,
-        has_body=has_body,
-        keep_alive=b"close" not in connection and (is_http_1_1 or b"keep-alive" in connection),
-        expects_continue=expects_continue,
-        accepts_trailers=is_http_1_1 and b"te" in fields and b"trailers" in tokens(headers, b"te"),
-        is_upgrade=is_upgrade,
-    )
-
-
-def _split_target(method: bytes, target: bytes) -> tuple[bytes, bytes, bytes | None]:
-    """Path, query and authority (if there is one) of a target, in the forms of RFC 9112, 3.2."""
-    if method == b"CONNECT":
-        raise BadRequest("CONNECT is not supported", status_hint=501)
-    if target[:1] == b"/":
-        if b"#" in target:
-            raise BadRequest("fragment in the request target")
-        path, _, query = target.partition(b"?")
-        return path, query, None
-    if target == b"*" and method == b"OPTIONS":
-        return b"*", b"", None
-    absolute = ABSOLUTE_FORM.fullmatch(target)
-    if absolute is None or not is_host(absolute[1]):
-        raise BadRequest("invalid request target")
-    return absolute[2] or b"/", absolute[3] or b"", absolute[1]

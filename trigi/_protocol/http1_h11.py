@@ -1,4 +1,4 @@
-"""A request's head, parsed with h11."""
+"""The fields of a request's head, parsed with h11."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from trigi.exceptions import BadRequest
 
 from .events import Headers
 
-__all__ = ["parse_head"]
+__all__ = ["parse_fields"]
 
 
-def parse_head(head: bytes) -> tuple[bytes, bytes, bytes, Headers]:
-    """Method, target, version (`b"1.1"`) and headers of a complete head, names in lower case.
+def parse_fields(head: bytes) -> Headers:
+    """The fields of a complete head, names in lower case.
 
-    An `h11.Connection` is made for each head: only its reading of the request line and the fields is used, and
-    framing is decided by `http1.HTTP1Codec`, alike for every parser.
+    An `h11.Connection` is made for each head: only its reading of the fields is used, and framing is decided by
+    `http1_head`, alike for every parser.
 
     Raises:
         BadRequest: h11 refuses it; 400, or what h11 hints at.
@@ -28,4 +28,4 @@ def parse_head(head: bytes) -> tuple[bytes, bytes, bytes, Headers]:
         raise BadRequest(str(error), status_hint=error.error_status_hint) from error
     if not isinstance(request, h11.Request):  # a head that ends before h11's does; never seen
         raise BadRequest("incomplete request head")
-    return request.method, request.target, request.http_version, list(request.headers)
+    return list(request.headers)
