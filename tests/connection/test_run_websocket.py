@@ -2343,9 +2343,11 @@ class TestBackpressure:
     async def test_send_waits_for_a_client_that_does_not_read(self):
         """WE-43, and goes on when it does."""
         progress = []
+        connected = trio.Event()
 
         @accepting
         async def application(receive, send):
+            await connected.wait()  # or the client would read the first one with the handshake
             for i in range(10):
                 await send({"type": "websocket.send", "bytes": bytes(10_000)})
                 progress.append(i)
@@ -2354,6 +2356,7 @@ class TestBackpressure:
             application, streams=partial(socket_like_pair, 15_000), websocket_ping_interval=inf
         ) as served:
             await served.client.connect()
+            connected.set()
             await trio.sleep(20)
             assert progress == [0]
             for _ in range(10):

@@ -6,8 +6,8 @@ The tree of tasks of one connection, below the nursery that all connections live
     └─ applications nursery          THE CONNECTION'S NURSERY
        ├─ reader                     its body: bytes -> codec -> events -> exchanges
        ├─ writer                     HTTP/2 only: what the streams have to send -> codec -> bytes
-       ├─ run_http                   an application call, in exchange.cancel_scope
-       ├─ run_http                   … on HTTP/1.1 one with an open response; on HTTP/2 each stream has one
+       ├─ run_http                   an application call, in exchange.cancel_scope; on HTTP/1.1 one after the other
+       ├─ run_http                   … on HTTP/2 each stream has one, on HTTP/1.1 each that is overtaken
        └─ run_websocket              an application call, with a nursery for its reader and its keep-alive
 
 What must always hold:

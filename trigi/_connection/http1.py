@@ -1,8 +1,8 @@
 """One HTTP/1.1 connection: a reader that lives as long as it does, and an application call for each request.
 
-The reader parses what comes, starts a task for each request, and passes the request's body on to it. It goes on
-reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
-written by the applications' own tasks.
+The reader parses what comes, has the application called for each request, and passes the request's body on to it. It
+goes on reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
+written by the application's own task.
 
 The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they bring its deadline
 forward, or cancel it for the reader to look at the connection's state again. Its deadline may be too early: to look
@@ -23,9 +23,9 @@ from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error,
 from trigi.exceptions import BadRequest, ClientDisconnected
 
 from . import files
+from .application_task import ApplicationTask
 from .context import ServerContext
 from .exchange import Exchange
-from .run_http import run_http
 from .run_websocket import run_websocket
 from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, UpgradedStream
 
@@ -69,9 +69,11 @@ class HTTP1Connection:
             self.drain()
         try:
             async with trio.open_nursery() as self._applications:
+                self._application = ApplicationTask(self._applications)
                 try:
                     await self._read_requests()
                 finally:
+                    self._application.close()
                     if self._reader_done is not None:
                         self._reader_done.set()
                     elif self._exchange is not None and not self._exchange.ended:
@@ -141,7 +143,10 @@ class HTTP1Connection:
             self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
             return
         self.context.running.add(exchange)  # now: another may be counted before its task begins
-        self._applications.start_soon(run_websocket if request.is_upgrade else run_http, exchange)
+        if request.is_upgrade:
+            self._applications.start_soon(run_websocket, exchange)
+        else:
+            self._application.start(exchange)
 
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange

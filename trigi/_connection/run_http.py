@@ -33,8 +33,12 @@ from .exchange import Exchange
 __all__ = ["HTTPCall", "run_http"]
 
 
-async def run_http(exchange: Exchange) -> None:
-    """Call the application, and answer for it where it did not: 500, 504, or the response is cut off."""
+async def run_http(exchange: Exchange) -> bool:
+    """Call the application, and answer for it where it did not: 500, 504, or the response is cut off.
+
+    Returns:
+        Whether the application did all it should, and nothing it should not.
+    """
     context = exchange.context
     call = HTTPCall(exchange)
     scope = http_scope(
@@ -49,9 +53,9 @@ async def run_http(exchange: Exchange) -> None:
         failure = await call_application(exchange, scope, exchange.receive, call.send)
         if failure is not None:
             context.observer.application_failed(exchange, failure)
-        await trio.lowlevel.checkpoint_if_cancelled()
         if exchange.settled:
-            return
+            return failure is None
+        await trio.lowlevel.checkpoint_if_cancelled()
         timed_out = exchange.cancel_scope.cancel_called  # whatever the application made of it
         if failure is None and not timed_out:
             failure = ApplicationError(
@@ -59,6 +63,7 @@ async def run_http(exchange: Exchange) -> None:
             )
             context.observer.application_failed(exchange, failure)
         await exchange.respond(504 if timed_out else 500)
+        return False
     finally:
         if not exchange.settled:
             exchange.abort()

@@ -1,0 +1,190 @@
+"""The task that a connection's application calls share: it is kept, and leaves nothing of one call to the next."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from contextvars import ContextVar
+
+import pytest
+import trio
+
+from tests.connection.conftest import hello, respond, send_body, start
+from trigi.exceptions import ApplicationError
+
+
+def remembering(application, tasks):
+    """The same, and in which task each call was made."""
+
+    async def remember(scope, receive, send):
+        tasks.append(trio.lowlevel.current_task())
+        await application(scope, receive, send)
+
+    return remember
+
+
+async def test_a_connection_s_calls_are_made_in_one_task(serve):
+    tasks = []
+    client = serve(remembering(hello, tasks))
+    for _ in range(3):
+        await client.fetch("/")
+    assert len(tasks) == 3
+    assert len(set(tasks)) == 1
+
+
+async def test_a_task_is_one_connection_s_own(serve):
+    tasks = []
+    application = remembering(hello, tasks)
+    for _ in range(2):
+        await serve(application).fetch("/")
+    assert len(set(tasks)) == 2
+
+
+async def test_calls_one_after_the_other_have_contexts_of_their_own(serve):
+    """Also behind a checkpoint, and in tasks that the application starts."""
+    variable = ContextVar("variable", default="unset")
+    seen = []
+
+    async def look():
+        seen.append(variable.get())
+
+    async def application(scope, receive, send):
+        await look()
+        await trio.lowlevel.checkpoint()
+        await look()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+        variable.set(scope["path"])
+        await trio.lowlevel.checkpoint()
+        await look()
+        await respond(send)
+
+    client = serve(application)
+    await client.fetch("/a")
+    await client.fetch("/b")
+    assert seen == [*["unset"] * 3, "/a", *["unset"] * 3, "/b"]
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_task_in_which_a_call_failed_is_not_used_again(serve, answered):
+    tasks = []
+
+    async def application(scope, receive, send):
+        if answered:
+            await respond(send)
+        raise ValueError
+
+    client = serve(remembering(application, tasks))
+    assert (await client.fetch("/")).status == (await client.fetch("/")).status == (200 if answered else 500)
+    assert len(set(tasks)) == 2
+    assert [type(error) for error in client.observer.failures] == [ValueError] * 2
+
+
+async def test_a_task_in_which_a_call_left_its_response_incomplete_is_not_used_again(serve):
+    tasks = []
+
+    async def application(scope, receive, send):
+        pass
+
+    client = serve(remembering(application, tasks))
+    assert (await client.fetch("/")).status == (await client.fetch("/")).status == 500
+    assert len(set(tasks)) == 2
+    assert [type(error) for error in client.observer.failures] == [ApplicationError] * 2
+
+
+async def test_a_scope_that_a_call_has_left_open_does_not_cancel_the_next_call(serve):
+    """It is a fault, and told."""
+
+    async def application(scope, receive, send):
+        if scope["path"] == "/leaves":
+            trio.move_on_after(1).__enter__()
+        else:
+            await trio.sleep(2)
+        await respond(send)
+
+    client = serve(application)
+    assert (await client.fetch("/leaves")).status == 200
+    assert (await client.fetch("/sleeps")).status == 200
+    [failure] = client.observer.failures
+    assert isinstance(failure, RuntimeError)
+
+
+async def test_a_call_that_goes_on_after_its_response_does_not_hold_up_the_next(serve):
+    tasks = []
+    go_on = trio.Event()
+
+    async def application(scope, receive, send):
+        await respond(send)
+        if scope["path"] == "/slow":
+            await go_on.wait()
+
+    client = serve(remembering(application, tasks))
+    for target in ("/slow", "/", "/"):
+        assert (await client.fetch(target)).status == 200
+    assert tasks[0] is not tasks[1] is tasks[2]
+    go_on.set()
+    await client.settle()
+    assert (await client.fetch("/")).status == 200
+    assert tasks[3] is tasks[1], "the task that was overtaken has ended"
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request(serve):
+    variable = ContextVar("variable")
+    kept = []
+
+    def something():
+        made = type("Something", (), {})()
+        kept.append(weakref.ref(made))
+        return made
+
+    async def application(scope, receive, send):
+        scope["mine"] = something()
+        scope["extensions"]["trigi"]["mine"] = something()
+        variable.set(something())
+        await respond(send)
+
+    client = serve(application)
+    await client.fetch("/")
+    await client.settle()
+    client.observer.exchanges.clear()
+    gc.collect()
+    assert [reference() for reference in kept] == [None] * 3
+
+
+async def test_the_task_ends_with_its_connection(serve):
+    """`serve` sees that it does; here for each way in which a connection ends while the task waits."""
+    for end in ("leave", "drain", "cancel", "time out"):
+        client = serve(hello, keep_alive_timeout=5)
+        await client.fetch("/")
+        await client.settle()
+        match end:
+            case "leave":
+                await client.leave()
+            case "drain":
+                client.context.draining.set()
+                for connection in list(client.context.connections):
+                    connection.drain()
+            case "cancel":
+                client.scope.cancel()
+            case "time out":
+                await trio.sleep(6)
+        with trio.fail_after(1):
+            await client.done.wait()
+
+
+async def test_the_task_ends_after_the_call_during_which_its_connection_ended(serve):
+    go_on = trio.Event()
+
+    async def application(scope, receive, send):
+        await start(send)
+        await send_body(send, b"x")
+        await go_on.wait()
+
+    client = serve(application)
+    await client.fetch("/")
+    await client.leave()
+    await client.settle()
+    assert not client.done.is_set()
+    go_on.set()
+    with trio.fail_after(1):
+        await client.done.wait()
