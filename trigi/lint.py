@@ -37,7 +37,7 @@ from ._checks import (
     text,
     whole,
 )
-from ._protocol.asgi import HTTP, HTTP_SEND, event_of, extension_of
+from ._protocol.asgi import EXTENSION_OF, HTTP, HTTP_SEND, event_of
 from .exceptions import InvalidMessage, TrigiError, UnexpectedMessage
 from .typing import ASGI3Application, Message, Receive, Scope, Send
 
@@ -332,7 +332,7 @@ class LintedCall:
 
     def _check_sent(self, message: Message) -> None:
         check_message(message, SENT[self._kind])
-        extension = extension_of(event_of(message))
+        extension = EXTENSION_OF.get(event_of(message))
         if extension is not None and extension not in self._extensions:
             raise Wrong(f"{message['type']}: the extension {extension} is not in this scope")
 

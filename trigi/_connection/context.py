@@ -6,18 +6,19 @@ import time
 from collections.abc import Callable
 from copy import copy
 from email.utils import formatdate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 
 from trigi._protocol.events import Headers, Request
+from trigi._protocol.http1_encode import encode_fields
 from trigi._protocol.http1_head import field_parser
 from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
 from trigi.exceptions import BadConnection, BadRequest
 from trigi.typing import ASGI3Application
 
-__all__ = ["Background", "Connection", "ExchangeReport", "Observer", "ServerContext"]
+__all__ = ["Background", "Connection", "DefaultHeaders", "ExchangeReport", "Observer", "ServerContext"]
 
 
 class ExchangeReport(Protocol):
@@ -88,6 +89,18 @@ class Background(Protocol):
         """Take no more tasks."""
 
 
+class DefaultHeaders(NamedTuple):
+    """Headers that the server adds to a response.
+
+    Attributes:
+        fields: they, new every second.
+        lines: the same as HTTP/1.1 has them.
+    """
+
+    fields: Headers
+    lines: bytes
+
+
 class ServerContext:
     """What all connections of one server share.
 
@@ -124,8 +137,8 @@ class ServerContext:
         self.draining = trio.Event()
         self.background: Background | None = None
         self.running: set[ExchangeReport] = set()
-        self._default_headers: Headers = []
-        self._default_headers_expire = 0.0
+        self._defaults = DefaultHeaders([], b"")
+        self._defaults_expire = 0.0
 
     def with_background(self, background: Background) -> ServerContext:
         """The same, all of it shared, but for `background`."""
@@ -133,14 +146,15 @@ class ServerContext:
         context.background = background
         return context
 
-    def default_headers(self) -> Headers:
+    def default_headers(self) -> DefaultHeaders:
         """The `date` and `server` headers that a response gets if it has none of its own."""
         now = time.time()
-        if now >= self._default_headers_expire:
-            self._default_headers_expire = int(now) + 1
-            self._default_headers = []
+        if now >= self._defaults_expire:
+            self._defaults_expire = int(now) + 1
+            fields: Headers = []
             if self.config.date_header:
-                self._default_headers.append((b"date", formatdate(now, usegmt=True).encode("ascii")))
+                fields.append((b"date", formatdate(now, usegmt=True).encode("ascii")))
             if self.config.server_header:
-                self._default_headers.append((b"server", b"trigi"))
-        return self._default_headers
+                fields.append((b"server", b"trigi"))
+            self._defaults = DefaultHeaders(fields, encode_fields(fields))
+        return self._defaults

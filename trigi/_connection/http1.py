@@ -32,8 +32,11 @@ from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, Upgr
 __all__ = ["HTTP1Connection"]
 
 
-FRAMING = {b"connection", b"transfer-encoding", b"keep-alive", b"content-length"}
-"""Headers of an application's that are not passed on as they are."""
+HOP_BY_HOP = {b"connection", b"transfer-encoding", b"keep-alive"}
+"""Headers of an application's that are not passed on as they are: they are the server's business."""
+
+FRAMING = HOP_BY_HOP | {b"content-length"}
+"""What is not passed on where the body's length is not its framing."""
 
 
 class HTTP1Connection:
@@ -154,7 +157,7 @@ class HTTP1Connection:
         exchange.body_expected = event.more
         await exchange.deliver({"type": "http.request", "body": event.data, "more_body": event.more})
         if exchange.ended and exchange is self._exchange:
-            self._end_cycle(discarded=len(event.data))
+            self._end_cycle(trio.current_time(), discarded=len(event.data))
 
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, or for the end of the exchange if enough are waiting to be read already."""
@@ -203,7 +206,9 @@ class HTTP1Connection:
                 exchange.head_sent = True
                 exchange.disconnect()
             with suppress(ClientDisconnected):
-                await self.transport.write([encode_error(error.status_hint, self.context.default_headers())])
+                await self.transport.write(
+                    [encode_error(error.status_hint, self.context.default_headers().fields)]
+                )
         elif not exchange.ended:
             exchange.abort()
         self.stop()
@@ -224,17 +229,18 @@ class HTTP1Connection:
 
     def response_ended(self) -> None:
         """The open exchange's response is complete."""
+        exchange = self._exchange
+        assert exchange is not None
         if self._reader_done is None:
-            self._end_cycle()
+            self._end_cycle(exchange.started + exchange.duration)
             if self._exchange is None and self._codec.buffered:
                 self._woken = True
                 self._reading.cancel()
 
-    def _end_cycle(self, discarded: int = 0) -> None:
+    def _end_cycle(self, now: float, *, discarded: int = 0) -> None:
         """Go on to the next request if this one is over on both sides, or see that it will be, or close."""
         exchange = self._exchange
         assert exchange is not None
-        now = trio.current_time()
         if exchange.must_close or self.context.draining.is_set():
             self.stop()
         elif self._codec.request_complete:
@@ -258,7 +264,7 @@ class HTTP1Connection:
             or self._stopping
             or self.context.draining.is_set()
             or self._requests >= self.context.config.keep_alive_max_requests
-            or (self._codec.body_remaining or 0) > DISCARD_SIZE
+            or (request.has_body and (self._codec.body_remaining or 0) > DISCARD_SIZE)
         )
 
     def refuse_request(self, error: BadRequest) -> None:
@@ -365,9 +371,8 @@ class HTTP1Exchange(Exchange):
 
     def finish(self) -> None:
         """The response is complete: the connection may go on to the next request."""
-        ended = self.ended
-        super().finish()
-        if not ended:
+        if not self.ended:
+            super().finish()
             self._http1.response_ended()
 
     def abort(self) -> None:
@@ -393,18 +398,16 @@ class HTTP1Exchange(Exchange):
     def _encode_head(self) -> bytes:
         """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""
         assert self.status is not None
-        fields: Headers = []
-        has_length = False
-        connection: list[bytes] = []
-        for field in self.response_headers:
-            if field[0] not in FRAMING:
-                fields.append(field)
-            elif field[0] == b"connection":
-                connection += tokens([field], b"connection")
-            # RFC 9110, 8.6: never with 204. And trailers need chunks. What is left is the server's business.
-            elif field[0] == b"content-length" and self.status != 204 and not self.trailers_wanted:
-                has_length = True
-                fields.append(field)
+        fields = self.response_headers
+        given = dict(fields)
+        connection = tokens(fields, b"connection") if b"connection" in given else []
+        # RFC 9110, 8.6: never with 204. And trailers need chunks.
+        has_length = b"content-length" in given and self.status != 204 and not self.trailers_wanted
+        not_passed_on = HOP_BY_HOP if has_length else FRAMING
+        if not_passed_on.isdisjoint(given):
+            fields = fields.copy()
+        else:
+            fields = [field for field in fields if field[0] not in not_passed_on]
         is_http_1_1 = self.request.http_version == "1.1"
         if not has_length and not self.bodyless:
             if is_http_1_1:
@@ -420,12 +423,14 @@ class HTTP1Exchange(Exchange):
                 b"close",
                 *(token for token in connection if token not in (b"close", b"keep-alive")),
             ]
-        elif is_http_1_1:
-            connection = [token for token in connection if token != b"keep-alive"]
-        else:
+        elif not is_http_1_1:
             connection = [b"keep-alive"]
+        elif connection:
+            connection = [token for token in connection if token != b"keep-alive"]
         if connection:
             fields.append((b"connection", b", ".join(connection)))
-        given = dict(fields)
-        fields += [field for field in self.context.default_headers() if field[0] not in given]
+        defaults = self.context.default_headers()
+        if b"date" not in given and b"server" not in given:
+            return encode_head(self.status, fields, defaults.lines)
+        fields += [field for field in defaults.fields if field[0] not in given]
         return encode_head(self.status, fields)

@@ -243,7 +243,9 @@ class HTTP2Connection:
                 self._stream_ended(event.stream_id)
         elif self._codec.is_open(event.stream_id):
             self.context.observer.request_refused(self.transport.info, event.error)
-            self._codec.answer(event.stream_id, event.error.status_hint, self.context.default_headers())
+            self._codec.answer(
+                event.stream_id, event.error.status_hint, self.context.default_headers().fields
+            )
 
     def _time_out(self) -> None:
         if self._open_head is not None or not self._codec.established:

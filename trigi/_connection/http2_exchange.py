@@ -152,7 +152,7 @@ class HTTP2Exchange(Exchange):
         self.status = error.status_hint
         self.head_sent = True
         self.disconnect()
-        self._writer.answer(self.outgoing, error.status_hint, self.context.default_headers())
+        self._writer.answer(self.outgoing, error.status_hint, self.context.default_headers().fields)
 
     async def upgrade(self, headers: Headers) -> trio.abc.Stream:
         """Answer 200 with these headers, and give the stream of bytes that the exchange is from then on."""
@@ -202,7 +202,7 @@ class HTTP2Exchange(Exchange):
                 continue
             names.add(field[0])
             fields.append(field)
-        fields += [field for field in self.context.default_headers() if field[0] not in names]
+        fields += [field for field in self.context.default_headers().fields if field[0] not in names]
         return fields
 
 

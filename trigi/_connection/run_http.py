@@ -7,6 +7,7 @@ import os
 import trio
 
 from trigi._protocol.asgi import (
+    EXTENSION_OF,
     HTTP,
     HTTP_SEND,
     advance,
@@ -18,7 +19,6 @@ from trigi._protocol.asgi import (
     check_start,
     check_trailers,
     event_of,
-    extension_of,
 )
 from trigi._protocol.events import Headers
 from trigi._protocol.headers import content_length
@@ -99,7 +99,7 @@ class HTTPCall:
         exchange = self._exchange
         exchange.begin_sending()
         try:
-            extension = extension_of(event)
+            extension = EXTENSION_OF.get(event)
             if extension is not None and extension not in exchange.extensions:
                 raise InvalidMessage(f"{message['type']}: the extension {extension} is not in this scope")
             state = advance(HTTP_SEND, self.state, event)

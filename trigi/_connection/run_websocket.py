@@ -192,7 +192,7 @@ class WebSocketCall:
         if exchange.cancel_scope.deadline == exchange.started + self._config.request_timeout:
             exchange.cancel_scope.deadline = inf  # it was for the handshake
         names = {name for name, _ in headers}
-        headers += [field for field in exchange.context.default_headers() if field[0] not in names]
+        headers += [field for field in exchange.context.default_headers().fields if field[0] not in names]
         try:
             self._stream = await exchange.upgrade(headers)
         except BaseException:

@@ -50,15 +50,15 @@ class DirectStream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
-        self._check_open()
+        descriptor = self._descriptor()
         self._receiving = True
         try:
             if self._more_expected:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self.socket)
+                await trio.lowlevel.wait_readable(descriptor)
             while (data := self._read(size)) is None:
-                await trio.lowlevel.wait_readable(self.socket)
+                await trio.lowlevel.wait_readable(descriptor)
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -86,7 +86,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """Send all of it. Cancellation: some of it may have been sent."""
         with memoryview(data) as view:
             await trio.lowlevel.checkpoint_if_cancelled()
-            self._check_open()
+            descriptor = self._descriptor()
             sent = self.send_nowait(view)
             if sent == len(view):
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -94,7 +94,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
             self._sending = True
             try:
                 while sent < len(view):
-                    await trio.lowlevel.wait_writable(self.socket)
+                    await trio.lowlevel.wait_writable(descriptor)
                     sent += self._write(view[sent:])
             except OSError as error:
                 raise self._failed(error) from error
@@ -105,10 +105,10 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """Wait until the socket takes something."""
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
-        self._check_open()
+        descriptor = self._descriptor()
         self._sending = True
         try:
-            await trio.lowlevel.wait_writable(self.socket)
+            await trio.lowlevel.wait_writable(descriptor)
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -164,9 +164,11 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def _end(self) -> None:
         """Say that no more will be written, if the protocol has a word for that."""
 
-    def _check_open(self) -> None:
-        if self.socket.fileno() < 0:
+    def _descriptor(self) -> int:
+        descriptor = self.socket.fileno()
+        if descriptor < 0:
             raise trio.ClosedResourceError("this socket was closed")
+        return descriptor
 
     def _failed(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
         """What an error of the socket means."""

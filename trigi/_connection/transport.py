@@ -56,12 +56,14 @@ class Transport:
         info: its endpoints and TLS.
         broken: nothing can be written any more.
         closed: the stream is, or is being.
+        copies_files: `send_file` can be used: the stream is a socket, and nothing encrypts what goes through it.
     """
 
     def __init__(self, stream: trio.abc.Stream, info: ConnectionInfo, write_timeout: float) -> None:
         self.stream = stream
         self.info = info
         self.closed = False
+        self.copies_files = isinstance(stream, SocketStream) and hasattr(os, "sendfile")
         self._direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
@@ -100,11 +102,6 @@ class Transport:
             raise ClientDisconnected("the client has disconnected") from error
         self._at_once += sent + AT_ONCE_COST
         return data[sent:]
-
-    @property
-    def copies_files(self) -> bool:
-        """Whether `send_file` can be used: the stream is a socket, and nothing encrypts what goes through it."""
-        return isinstance(self.stream, SocketStream) and hasattr(os, "sendfile")
 
     async def send_file(
         self, before: bytes, span: files.Span, after: bytes, report: Callable[[int], None]

@@ -24,6 +24,7 @@ from .headers import check_headers
 
 __all__ = [
     "EXTENSIONS",
+    "EXTENSION_OF",
     "HTTP",
     "HTTP_SEND",
     "LIFESPAN_SEND",
@@ -42,7 +43,6 @@ __all__ = [
     "check_trailers",
     "check_websocket_data",
     "event_of",
-    "extension_of",
 ]
 
 
@@ -190,11 +190,12 @@ EXTENSIONS: Mapping[str, str] = {
 }
 """What must be in the scope's extensions for a message to be allowed at all."""
 
-_EXTENSION_OF = {
+EXTENSION_OF: Mapping[str, str] = {
     **EXTENSIONS,
     **{f"{type_}+{FLAGS[type_]}": extension for type_, extension in EXTENSIONS.items() if type_ in FLAGS},
     "http.response.start+trailers": "http.response.trailers",
 }
+"""The same for events. One that is not in it needs none."""
 
 S = TypeVar("S", bound=State)
 
@@ -222,11 +223,6 @@ def event_of(message: Message) -> str:
     if value is True:
         return type_ + "+" + flag  # not an f-string: it would give a member of an enum its name
     raise InvalidMessage(f"{type_}: {flag} must be bool, got {type(value).__name__}")
-
-
-def extension_of(event: str) -> str | None:
-    """The extension that an event belongs to, `None` if that is ASGI itself."""
-    return _EXTENSION_OF.get(event)
 
 
 def advance(table: Mapping[S, Mapping[str, S]], state: S, event: str) -> S:

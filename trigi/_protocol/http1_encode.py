@@ -10,7 +10,15 @@ from http import HTTPStatus
 
 from .events import Headers
 
-__all__ = ["LAST_CHUNK", "encode_chunk", "encode_error", "encode_head", "encode_trailers", "reason_phrase"]
+__all__ = [
+    "LAST_CHUNK",
+    "encode_chunk",
+    "encode_error",
+    "encode_fields",
+    "encode_head",
+    "encode_trailers",
+    "reason_phrase",
+]
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -29,10 +37,21 @@ def reason_phrase(status: int) -> str:
     return _PHRASES.get(status, "")
 
 
-def encode_head(status: int, headers: Headers) -> bytes:
-    """Status line, fields and the empty line. The version is the server's, whatever the client's (RFC 9110, 2.5)."""
+def encode_head(status: int, headers: Headers, lines: bytes = b"") -> bytes:
+    """Status line, fields and the empty line. The version is the server's, whatever the client's (RFC 9110, 2.5).
+
+    Args:
+        status: of the response.
+        headers: its fields.
+        lines: more of them, by `encode_fields`.
+    """
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
-    return b"\r\n".join([line, *[b": ".join(field) for field in headers], b"\r\n"])
+    return b"\r\n".join([line, *[b": ".join(field) for field in headers], lines + b"\r\n"])
+
+
+def encode_fields(headers: Headers) -> bytes:
+    """A line for each field."""
+    return b"".join([b"%b: %b\r\n" % field for field in headers])
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -42,7 +61,7 @@ def encode_chunk(data: bytes) -> bytes:
 
 def encode_trailers(trailers: Headers) -> bytes:
     """The last chunk with its trailer section."""
-    return b"0\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % field for field in trailers])
+    return b"0\r\n%b\r\n" % encode_fields(trailers)
 
 
 def encode_error(status: int, headers: Headers) -> bytes:

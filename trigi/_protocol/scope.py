@@ -72,9 +72,8 @@ def http_scope(
     scope["type"] = "http"
     scope["scheme"] = "http" if connection.tls is None else "https"
     scope["method"] = request.method.upper()
+    scope["extensions"] |= {name: {} for name in extensions}
     scope["extensions"]["trigi"] = extension
-    for name in extensions:
-        scope["extensions"][name] = {}
     return scope
 
 
