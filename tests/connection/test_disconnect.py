@@ -56,9 +56,10 @@ async def send_eof(client):
 
 @pytest.mark.parametrize("leave", [close, reset, send_eof])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_it_reaches_a_waiting_receive_at_once_and_for_ever(serve, waiter, leave, method):
+@pytest.mark.parametrize("headers", [[], [(b"connection", b"close")]])
+async def test_it_reaches_a_waiting_receive_at_once_and_for_ever(serve, waiter, leave, method, headers):
     client = serve(waiter, pair=socket_like_pair)
-    await client.request(method, body=b"body" if method == "POST" else None)
+    await client.request(method, headers=headers, body=b"body" if method == "POST" else None)
     await trio.sleep(1000)
     began = trio.current_time()
     await leave(client)

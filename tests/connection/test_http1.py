@@ -6,6 +6,7 @@ The names in brackets are those of the checklist of ASGI's and HTTP's own demand
 from __future__ import annotations
 
 import re
+import socket
 from contextvars import ContextVar
 from http import HTTPStatus
 
@@ -24,6 +25,8 @@ from tests.connection.conftest import (
     start,
 )
 from trigi._connection.context import ServerContext
+from trigi._connection.serve import serve_stream
+from trigi._connection.socket_stream import SocketStream
 from trigi._connection.transport import DISCARD_SECONDS, DISCARD_SIZE, WRITE_SIZE
 from trigi.config import Config
 from trigi.exceptions import InvalidMessage
@@ -214,6 +217,33 @@ async def test_scopes_share_nothing(serve):
     assert seen[0] == seen[1]
     assert seen[0][0]["state"]["db"] is state["db"]  # a shallow copy
     assert state == {"db": []}
+
+
+@pytest.mark.parametrize(("at_once", "reads"), [(True, 1), (False, 2)])
+async def test_after_the_last_request_nothing_is_waited_for_if_it_is_answered_at_once(
+    monkeypatch, at_once, reads
+):
+    """To begin to wait for a socket, and to stop that, costs as much as a small request."""
+    client, stream = map(SocketStream, socket.socketpair())
+    receive_some = stream.receive_some
+    sizes = []
+
+    async def counting(max_bytes=None):
+        sizes.append(max_bytes)
+        return await receive_some(max_bytes)
+
+    async def application(scope, receive, send):
+        if not at_once:
+            await trio.testing.wait_all_tasks_blocked()
+        await respond(send, b"hello")
+
+    monkeypatch.setattr(stream, "receive_some", counting)
+    async with client:
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        with trio.fail_after(60):
+            await serve_stream(stream, ServerContext(application, Config()))
+        assert (await client.receive_some()).endswith(b"hello")
+    assert len(sizes) == reads
 
 
 async def test_context_variables_stay_in_their_request(serve):

@@ -170,6 +170,11 @@ class HTTP1Connection:
             return
         if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
             await trio.sleep_forever()  # the end of the exchange cancels it
+        if codec.request_complete and self._exchange is not None and self._exchange.must_close:
+            for _ in range(2):  # the first time the application may come after this task, not the second
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            if self._stopping:
+                return  # nothing is to come, and the response has left: there was nothing to wait for
         if self._exchange is None and codec.buffered and not self._head_begun:
             self._head_begun = True
             self._set_deadline(trio.current_time() + self.context.config.header_timeout)
