@@ -734,3 +734,27 @@ async def test_a_response_that_is_cut_off_can_be_told_from_a_whole_one(serve):
     with pytest.raises(StreamReset) as caught:
         await client.fetch()
     assert caught.value.code == ErrorCode.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+async def test_what_came_for_an_application_that_has_returned_is_dropped(serve, leave):
+    """It has asked for more than there was, answered without the rest, and its answer waits for a window."""
+
+    async def app(scope, receive, send):
+        await receive()
+        with trio.move_on_after(1):
+            await receive()
+        await trio.sleep(1)
+        await respond(send, b"answer")
+
+    client = await connect_exhausted(serve, app, pair=socket_like_pair)
+    stream_id = await client.request("POST", end_stream=False)
+    await client.send_body(stream_id, b"a", end_stream=False)
+    await trio.sleep(1.5)
+    await client.send_body(stream_id, b"b", end_stream=False)
+    await client.settle()
+    await client.send_body(stream_id, b"c")
+    await trio.sleep(1)
+    await leave(client, stream_id)
+    await client.settle()
+    assert client.observer.bugs == []

@@ -749,3 +749,21 @@ async def test_a_client_that_leaves_in_its_handshake(serve, tls_pair):
     await trio.aclose_forcefully(client.stream.transport_stream)
     await client.done.wait()
     assert len(client.observer.handshakes) == 1
+
+
+async def test_a_deadline_that_means_nothing_any_more_loses_no_piece_of_a_body(serve, autojump_clock):
+    """It passes in the moment in which a piece comes for which there is no room."""
+
+    async def app(scope, receive, send):
+        await trio.sleep(100)
+        await respond(send, await read_body(receive))
+
+    client = serve(app, header_timeout=10)
+    await client.request("POST", headers=[(b"content-length", b"3")])
+    await client.send(b"a")
+    await client.settle()
+    await client.send(b"b")  # the reader is to be scheduled by this
+    autojump_clock.jump(20)
+    await client.settle()
+    await client.send(b"c")
+    assert (await client.response()).body == b"abc"

@@ -4,7 +4,8 @@ The reader calls `deliver` and `disconnect`; the application's side (`run_http`,
 differs between the versions is how a response gets on the wire: the abstract methods.
 
 Messages pass from the reader to the application through a memory channel, the *inbox*. It is made when it is
-needed, which for a request without a body may be never. That it ends is the disconnect (I4).
+needed, which is when a task waits at one of its ends, or for a second message: for a small request, never. That it ends
+is the disconnect (I4).
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Exchange(ABC):
     _sending = 0
     _disconnects_told = 0
     _inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+    _held: Message | None = None  # what is in the inbox before that is made
 
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
@@ -122,14 +124,26 @@ class Exchange(ABC):
 
     # Called by the reader
 
-    async def deliver(self, message: Message) -> None:
-        """Put a message into the inbox, waiting while that is full. Dropped once nobody can want it."""
+    def deliver_nowait(self, message: Message) -> bool:
+        """Put a message into the inbox, unless that is full: whether it is done. Dropped once nobody can want it."""
         if self.ended:
-            return
+            return True
+        if self._inbox is None and self._held is None:
+            self._held = message
+            return True
         inbox, _ = self._open_inbox()
         try:
             inbox.send_nowait(message)
         except trio.WouldBlock:
+            return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError):  # the application has returned
+            pass
+        return True
+
+    async def deliver(self, message: Message) -> None:
+        """Put a message into the inbox, waiting while that is full. Dropped once nobody can want it."""
+        if not self.deliver_nowait(message):
+            inbox, _ = self._open_inbox()
             with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
                 await inbox.send(message)
 
@@ -174,6 +188,9 @@ class Exchange(ABC):
 
     async def next_message(self) -> Message | None:
         """What is next in the inbox, `None` once that has ended."""
+        if self._held is not None:
+            message, self._held = self._held, None
+            return message
         _, inbox = self._open_inbox()
         try:
             return inbox.receive_nowait()
@@ -210,6 +227,7 @@ class Exchange(ABC):
 
     def release(self) -> None:
         """The application has returned: what it has not received is dropped now, not when memory is collected."""
+        self._held = None
         if self._inbox is not None:
             self._inbox[0].close()
             self._inbox[1].close()
@@ -329,10 +347,20 @@ class Exchange(ABC):
 
     # What they share
 
+    @property
+    def _in_inbox(self) -> int:
+        """How many messages the inbox holds."""
+        if self._inbox is None:
+            return 0 if self._held is None else 1
+        return self._inbox[0].statistics().current_buffer_used
+
     def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
         if self._inbox is None:
             size = self.context.config.websocket_queue_size if self.is_websocket else self.inbox_size
             self._inbox = trio.open_memory_channel[Message](size)
+            if self._held is not None:
+                self._inbox[0].send_nowait(self._held)
+                self._held = None
             if self.ended and not self._sending:
                 self._inbox[0].close()
         return self._inbox

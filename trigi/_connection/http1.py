@@ -136,8 +136,6 @@ class HTTP1Connection:
         self._head_begun = False
         self._requests += 1
         self._deadline = inf
-        if request.has_body:
-            self._reading.deadline = inf  # in vain would lose the piece that is being passed on
         exchange = self._exchange = HTTP1Exchange(request, self)
         config = self.context.config
         if len(self.context.running) >= config.concurrency_limit:
@@ -170,14 +168,18 @@ class HTTP1Connection:
             return
         if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
             await trio.sleep_forever()  # the end of the exchange cancels it
-        if codec.request_complete and self._exchange is not None and self._exchange.must_close:
+        if self._exchange is None:
+            if codec.buffered and not self._head_begun:
+                self._head_begun = True
+                self._set_deadline(trio.current_time() + self.context.config.header_timeout)
+        elif not codec.request_complete:
+            if self._deadline == inf and self._reading.deadline != inf:
+                self._reading.deadline = inf  # as it passed, a piece for which there is no room would be lost
+        elif self._exchange.must_close:
             for _ in range(2):  # the first time the application may come after this task, not the second
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if self._stopping:
-                return  # nothing is to come, and the response has left: there was nothing to wait for
-        if self._exchange is None and codec.buffered and not self._head_begun:
-            self._head_begun = True
-            self._set_deadline(trio.current_time() + self.context.config.header_timeout)
+                return  # the response has left: there is nothing to wait for
         try:
             data = await self.transport.stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -83,13 +83,11 @@ class HTTP2Exchange(Exchange):
         """Into the inbox, if the message before it was received: many small frames make one message."""
         if self.is_websocket or not (self._unread or self._unread_end) or not self.body_expected:
             return
-        sender, _ = self._open_inbox()
-        if sender.statistics().current_buffer_used >= at_most:
+        if self._in_inbox >= at_most:
             return
         more = not self._unread_end
         self.body_expected = more
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the application has returned
-            sender.send_nowait({"type": "http.request", "body": bytes(self._unread), "more_body": more})
+        self.deliver_nowait({"type": "http.request", "body": bytes(self._unread), "more_body": more})
         self._unread.clear()
 
     def _discard(self, size: int) -> None:

@@ -122,7 +122,7 @@ def _read_fields(head: bytes, source: bytes, parse: FieldParser) -> _Fields:
     is_repeated = len(values) < len(headers) and [name for name, _ in headers].count(b"host") > 1
     if is_repeated or (is_http_1_1 if host is None else not is_host(host)):
         raise BadRequest("a request needs exactly one valid Host" if is_http_1_1 else "invalid Host")
-    connection = tokens(headers, b"connection")
+    connection = tokens(headers, b"connection") if b"connection" in values else []
     expects_continue = is_http_1_1 and b"expect" in values and has_body
     if expects_continue and tokens(headers, b"expect") != [b"100-continue"]:
         raise BadRequest("unknown expectation", status_hint=417)
@@ -137,7 +137,7 @@ def _read_fields(head: bytes, source: bytes, parse: FieldParser) -> _Fields:
         length=length,
         keep_alive=b"close" not in connection and (is_http_1_1 or b"keep-alive" in connection),
         expects_continue=expects_continue,
-        accepts_trailers=is_http_1_1 and b"trailers" in tokens(headers, b"te"),
+        accepts_trailers=is_http_1_1 and b"te" in values and b"trailers" in tokens(headers, b"te"),
         is_upgrade=is_upgrade,
     )
 
