@@ -43,6 +43,7 @@ SINGLE_IMPORTERS = {
     "hpack": {"trigi._protocol.http2_h2", "trigi.testing.http2"},
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
     "socket": {
+        "trigi._server.bind",
         "trigi._server.listeners",
         "trigi._connection.socket_stream",
         "trigi._connection.tls_stream",

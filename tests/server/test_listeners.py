@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from trigi._server.bind import open_listeners, parse_bind
 from trigi._server.listeners import (
     GONE,
     UNSENT_SIZE,
@@ -23,8 +24,6 @@ from trigi._server.listeners import (
     UnixListener,
     close_listeners,
     listener_urls,
-    open_listeners,
-    parse_bind,
 )
 from trigi.config import Config
 from trigi.exceptions import BindError, ConfigError

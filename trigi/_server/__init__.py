@@ -3,7 +3,8 @@
 * serve          the three nested scopes of a server, and its graceful end
 * run            a whole process: signals, logging, exit
 * lifespan       the application's startup before them, its shutdown after them
-* listeners      bind strings -> sockets -> trio listeners
+* bind           bind strings -> listening sockets
+* listeners      what accepts connections, on sockets, with TLS, up to a limit
 * tls            settings -> ssl.SSLContext, and what a handshake says of itself
 * application    "module:attribute" or an object -> an ASGI 3 application
 """

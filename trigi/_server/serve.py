@@ -29,6 +29,7 @@ from trigi.logs import LogObserver
 from trigi.typing import Application
 
 from .application import to_asgi3
+from .bind import open_listeners
 from .lifespan import LifespanCall, open_lifespan
 from .listeners import (
     DirectListener,
@@ -36,7 +37,6 @@ from .listeners import (
     UnixListener,
     close_listeners,
     listener_urls,
-    open_listeners,
 )
 from .tls import SSLContext, TLSDescriber, create_ssl_context, prepare_ssl_context
 
