@@ -239,8 +239,7 @@ class Exchange(ABC):
         Raises:
             ClientDisconnected: there is nobody to send to.
         """
-        if self.disconnected:
-            raise ClientDisconnected("the client has disconnected")
+        self.check_connected()
         self._sending += 1
 
     def check_connected(self) -> None:

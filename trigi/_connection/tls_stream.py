@@ -19,7 +19,7 @@ __all__ = ["TLSStream"]
 RECORD_SIZE = 16 * 1024
 """Bytes that are encrypted at once: a record has no more (RFC 8446, 5.1)."""
 
-AT_ONCE_SIZE = 256 * 1024
+ENCRYPTED_AT_ONCE = 256 * 1024
 """Bytes that are encrypted before other tasks have their turn."""
 
 ANSWERS_SIZE = 64 * 1024
@@ -138,7 +138,7 @@ class TLSStream(DirectStream):
         """As the stream below has it. Of what was not sent, some is encrypted: the same bytes must come next."""
         sent = 0
         with memoryview(data) as view:
-            while sent < min(len(view), AT_ONCE_SIZE):
+            while sent < min(len(view), ENCRYPTED_AT_ONCE):
                 if not self._encrypted:
                     self._encrypted = self.tls.write(view[sent : sent + RECORD_SIZE])
                 if not self._flush():

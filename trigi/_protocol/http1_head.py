@@ -7,11 +7,10 @@ the same, byte for byte.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from trigi.config import HTTPParser
 from trigi.exceptions import BadRequest
@@ -40,10 +39,12 @@ def field_parser(name: HTTPParser) -> FieldParser:
     """The parser of that name; for `"auto"` httptools where it is installed, else h11."""
     if name != "h11":
         try:
-            return cast(FieldParser, importlib.import_module("trigi._protocol.http1_httptools").parse_fields)
+            from .http1_httptools import parse_fields  # noqa: PLC0415 - httptools is an extra
         except ImportError:
             if name == "httptools":
                 raise
+        else:
+            return parse_fields
     return http1_h11.parse_fields
 
 
