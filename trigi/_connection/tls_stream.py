@@ -99,15 +99,17 @@ class TLSStream(DirectStream):
         if not self._more_expected and not self._feed():
             return None
         pieces: list[bytes] = []
+        self._more_expected = True  # at the end, too, and when there is no room
         try:
             while size and (data := self.tls.read(min(size, RECORD_SIZE))):
                 pieces.append(data)
                 size -= len(data)
-            self._more_expected = True  # the end, or there was no room
+                if not (self._incoming.pending or self.tls.pending()):  # as after a request, nearly always
+                    self._more_expected = False
+                    break
         except SSLWantReadError:
             self._more_expected = False
         except SSLEOFError:
-            self._more_expected = True
             pieces = pieces or [b""]
         self._answer()
         if not pieces and not self._more_expected:
