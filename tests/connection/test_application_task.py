@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import weakref
 from contextvars import ContextVar
 
@@ -10,6 +11,10 @@ import pytest
 import trio
 
 from tests.connection.conftest import hello, respond, send_body, start
+from trigi._connection.context import ServerContext
+from trigi._connection.serve import serve_stream
+from trigi._connection.socket_stream import SocketStream
+from trigi.config import Config
 from trigi.exceptions import ApplicationError
 
 
@@ -188,3 +193,31 @@ async def test_the_task_ends_after_the_call_during_which_its_connection_ended(se
     go_on.set()
     with trio.fail_after(1):
         await client.done.wait()
+
+
+async def test_a_request_is_not_lost_while_an_overtaken_call_returns():
+    """In one moment a request has come, its client has left, and a call ends that went on after its response."""
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.append(scope["path"])
+        await respond(send)
+        if scope["path"] == "/slow":
+            await go_on.wait()
+
+    context = ServerContext(application, Config())
+    for _ in range(30):  # trio lets the tasks of one moment run in any order
+        go_on = trio.Event()
+        client, server = socket.socketpair()
+        with client, trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_stream, SocketStream(server), context)
+                for target in (b"/slow", b"/"):
+                    client.send(b"GET " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+                    await trio.lowlevel.wait_readable(client)
+                    assert client.recv(4096).startswith(b"HTTP/1.1 200")
+                client.send(b"GET /last HTTP/1.1\r\nHost: a\r\n\r\n")
+                client.close()
+                go_on.set()
+        assert context.running == set()
+    assert seen == ["/slow", "/", "/last"] * 30

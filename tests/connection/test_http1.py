@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from contextvars import ContextVar
 from http import HTTPStatus
 
@@ -244,6 +245,47 @@ async def test_after_the_last_request_nothing_is_waited_for_if_it_is_answered_at
             await serve_stream(stream, ServerContext(application, Config()))
         assert (await client.receive_some()).endswith(b"hello")
     assert len(sizes) == reads
+
+
+class Hooked(SocketStream):
+    """A stream that does something when the first bytes have come."""
+
+    hook = None
+
+    def _read(self, size):
+        data = super()._read(size)
+        if data and self.hook is not None:
+            hook, self.hook = self.hook, None
+            hook()
+        return data
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
+async def test_what_comes_while_the_last_request_is_answered_cuts_off_no_response(more):
+    """To close before it is read would be to reset the connection (RFC 9112, 9.6)."""
+    body = bytes(200_000)
+
+    async def application(scope, receive, send):
+        await respond(send, body)
+
+    def read_slowly():
+        time.sleep(0.1)
+        received = b""
+        while data := client.recv(65536):
+            received += data
+        return received
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        client.settimeout(60)
+        client.connect(listener.getsockname())
+        stream = Hooked(listener.accept()[0])
+        stream.hook = lambda: client.send(more)
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_stream, stream, ServerContext(application, Config()))
+            received = await trio.to_thread.run_sync(read_slowly)
+    assert received.endswith(b"\r\n\r\n" + body)
 
 
 async def test_context_variables_stay_in_their_request(serve):

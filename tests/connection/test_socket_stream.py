@@ -290,3 +290,36 @@ async def test_tls_a_reset_on_close_says_no_goodbye():
     with pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
     await client.aclose()
+
+
+@pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
+async def test_a_stream_that_is_closed_while_it_is_read_waits_for_no_other_socket(make_pair, monkeypatch):
+    """Not even for one that has got its descriptor."""
+    server, client = await make_pair()
+    descriptor = server.socket.fileno()
+    others = []
+
+    def close_and_find_nothing(size):
+        server.close(in_order=False)
+        while not any(each.fileno() == descriptor for each in others):
+            others.extend(socket.socketpair())
+
+    monkeypatch.setattr(server, "_read", close_and_find_nothing)
+    server._more_expected = True
+    with trio.fail_after(60), pytest.raises(trio.ClosedResourceError):
+        await server.receive_some()
+    for each in others:
+        each.close()
+    await trio.aclose_forcefully(client)
+
+
+async def test_what_is_unread_is_seen():
+    server, client = await local_pair()
+    assert not server.has_unread()
+    await client.send_all(b"a")
+    assert server.has_unread()
+    assert await server.receive_some() == b"a"
+    await client.aclose()
+    assert not server.has_unread(), "the end is nothing to be read"
+    await server.aclose()
+    assert not server.has_unread()

@@ -16,8 +16,9 @@ __all__ = ["ApplicationTask"]
 class ApplicationTask:
     """A task that waits for the next request when it has answered one: to make another costs more.
 
-    Each call has a context of its own all the same, copied from the reader's. A task whose call has failed ends, since
-    nobody knows what is left in it. So does one that another has overtaken: the application went on after its response.
+    Each call has a context of its own all the same, copied from the reader's: but what an application keeps by the task
+    itself, the next call finds. A task whose call has failed ends, since nobody knows what is left in it. So does one
+    that another has overtaken: the application went on after its response.
 
     Args:
         nursery: where the task lives.
@@ -25,40 +26,44 @@ class ApplicationTask:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._waiting: trio.lowlevel.Task | None = None
-        self._next: Exchange | None = None
+        self._task: trio.lowlevel.Task | None = None  # that has the newest call; no other waits
+        self._waiting = False
+        self._next: Exchange | None = None  # for the one that has been waiting
         self._closed = False
 
     def start(self, exchange: Exchange) -> None:
         """Have the application called."""
-        if self._waiting is None:
+        if self._waiting:
+            assert self._task is not None
+            self._task.context = copy_context()  # from its next step on, which is where the call begins
+            self._wake(exchange)
+        else:
+            self._task = None  # until it has begun
             self._nursery.start_soon(self._answer, exchange)
-            return
-        self._waiting.context = copy_context()  # from its next step on, which is where the call begins
-        self._wake(exchange)
 
     def close(self) -> None:
         """No other request will come: the task ends, or will after the call that it makes."""
         self._closed = True
-        if self._waiting is not None:
+        if self._waiting:
             self._wake(None)
 
     async def _answer(self, exchange: Exchange | None) -> None:
+        task = self._task = trio.lowlevel.current_task()
         while exchange is not None:
             succeeded = await run_http(exchange)
-            if not succeeded or self._closed or self._waiting is not None:
+            if not succeeded or self._closed or self._task is not task:
                 return
-            self._waiting = trio.lowlevel.current_task()
-            self._waiting.context, exchange = Context(), None  # an idle connection keeps nothing of the call
+            self._waiting = True
+            task.context, exchange = Context(), None  # an idle connection keeps nothing of the call
             await trio.lowlevel.wait_task_rescheduled(self._cancel)
             exchange, self._next = self._next, None
 
     def _wake(self, exchange: Exchange | None) -> None:
-        assert self._waiting is not None
-        trio.lowlevel.reschedule(self._waiting)
-        self._waiting = None
+        assert self._task is not None
+        trio.lowlevel.reschedule(self._task)
+        self._waiting = False
         self._next = exchange
 
     def _cancel(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
-        self._waiting = None
+        self._waiting = False
         return trio.lowlevel.Abort.SUCCEEDED

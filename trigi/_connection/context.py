@@ -94,7 +94,7 @@ class DefaultHeaders(NamedTuple):
 
     Attributes:
         fields: they, new every second.
-        lines: the same as HTTP/1.1 has them.
+        lines: the same as HTTP/1.1 has them, each with its CRLF.
     """
 
     fields: Headers

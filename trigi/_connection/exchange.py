@@ -4,8 +4,8 @@ The reader calls `deliver` and `disconnect`; the application's side (`run_http`,
 differs between the versions is how a response gets on the wire: the abstract methods.
 
 Messages pass from the reader to the application through a memory channel, the *inbox*. It is made when it is
-needed, which is when a task waits at one of its ends, or for a second message: for a small request, never. That it ends
-is the disconnect (I4).
+needed, for a second message, or when there is none for somebody who asks: for a small request, never. That it ends is
+the disconnect (I4).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The reader parses what comes, has the application called for each request, and passes the request's body on to it. It
 goes on reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
-written by the application's own task.
+written by the application's own task, but for what refuses a request.
 
 The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they bring its deadline
 forward, or cancel it for the reader to look at the connection's state again. Its deadline may be too early: to look
@@ -72,11 +72,11 @@ class HTTP1Connection:
             self.drain()
         try:
             async with trio.open_nursery() as self._applications:
-                self._application = ApplicationTask(self._applications)
+                self._application_task = ApplicationTask(self._applications)
                 try:
                     await self._read_requests()
                 finally:
-                    self._application.close()
+                    self._application_task.close()
                     if self._reader_done is not None:
                         self._reader_done.set()
                     elif self._exchange is not None and not self._exchange.ended:
@@ -147,7 +147,7 @@ class HTTP1Connection:
         if request.is_upgrade:
             self._applications.start_soon(run_websocket, exchange)
         else:
-            self._application.start(exchange)
+            self._application_task.start(exchange)
 
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange
@@ -158,7 +158,10 @@ class HTTP1Connection:
             self._end_cycle(trio.current_time(), discarded=len(event.data))
 
     async def _receive(self, *, paused: bool) -> None:
-        """Wait for bytes, or for the end of the exchange if enough are waiting to be read already."""
+        """Wait for bytes, if there is anything to wait for, or for the end of the exchange if there are enough.
+
+        What a deadline means meanwhile depends on what is being waited for, and is seen to first.
+        """
         codec = self._codec
         if self._client_finished and not codec.request_complete:
             if self._exchange is None:
@@ -173,13 +176,14 @@ class HTTP1Connection:
                 self._head_begun = True
                 self._set_deadline(trio.current_time() + self.context.config.header_timeout)
         elif not codec.request_complete:
+            # As a deadline passed that is too early, a piece of the body for which there is no room would be lost.
             if self._deadline == inf and self._reading.deadline != inf:
-                self._reading.deadline = inf  # as it passed, a piece for which there is no room would be lost
+                self._reading.deadline = inf
         elif self._exchange.must_close:
             for _ in range(2):  # the first time the application may come after this task, not the second
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if self._stopping:
-                return  # the response has left: there is nothing to wait for
+                return  # the response has left, and whoever closes looks whether anything has come
         try:
             data = await self.transport.stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -223,7 +227,9 @@ class HTTP1Connection:
     async def _close(self) -> None:
         """Close so that the client can read what was sent to it last, if it may still be sending itself."""
         codec = self._codec
-        if not (self.transport.broken or codec.idle) and (codec.buffered or not codec.request_complete):
+        if not (self.transport.broken or codec.idle) and (
+            codec.buffered or not codec.request_complete or self.transport.has_unread()
+        ):
             await self.transport.linger(DISCARD_SECONDS)
         await self.transport.close()
 
@@ -239,7 +245,7 @@ class HTTP1Connection:
         exchange = self._exchange
         assert exchange is not None
         if self._reader_done is None:
-            self._end_cycle(exchange.started + exchange.duration)
+            self._end_cycle(exchange.started + exchange.duration)  # which is now
             if self._exchange is None and self._codec.buffered:
                 self._woken = True
                 self._reading.cancel()
@@ -406,12 +412,12 @@ class HTTP1Exchange(Exchange):
         """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""
         assert self.status is not None
         fields = self.response_headers
-        given = dict(fields)
-        connection = tokens(fields, b"connection") if b"connection" in given else []
+        names = dict(fields).keys()
+        connection = tokens(fields, b"connection") if b"connection" in names else []
         # RFC 9110, 8.6: never with 204. And trailers need chunks.
-        has_length = b"content-length" in given and self.status != 204 and not self.trailers_wanted
+        has_length = b"content-length" in names and self.status != 204 and not self.trailers_wanted
         not_passed_on = HOP_BY_HOP if has_length else FRAMING
-        if not_passed_on.isdisjoint(given):
+        if not_passed_on.isdisjoint(names):
             fields = fields.copy()
         else:
             fields = [field for field in fields if field[0] not in not_passed_on]
@@ -437,7 +443,7 @@ class HTTP1Exchange(Exchange):
         if connection:
             fields.append((b"connection", b", ".join(connection)))
         defaults = self.context.default_headers()
-        if b"date" not in given and b"server" not in given:
+        if b"date" not in names and b"server" not in names:
             return encode_head(self.status, fields, defaults.lines)
-        fields += [field for field in defaults.fields if field[0] not in given]
+        fields += [field for field in defaults.fields if field[0] not in names]
         return encode_head(self.status, fields)

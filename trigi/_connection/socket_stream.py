@@ -11,7 +11,7 @@ import os
 import struct
 from abc import abstractmethod
 from operator import index
-from socket import SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+from socket import MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET, socket
 
 import trio
 
@@ -58,7 +58,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
             else:
                 await trio.lowlevel.wait_readable(descriptor)
             while (data := self._read(size)) is None:
-                await trio.lowlevel.wait_readable(descriptor)
+                await trio.lowlevel.wait_readable(self._descriptor())  # it may have been closed meanwhile
         except OSError as error:
             raise self._failed(error) from error
         finally:
@@ -125,6 +125,13 @@ class DirectStream(trio.abc.HalfCloseableStream):
             self.socket.shutdown(SHUT_WR)
         except OSError as error:
             raise self._failed(error) from error
+
+    def has_unread(self) -> bool:
+        """Whether bytes have come that were not read: upon which to close would be to reset."""
+        try:
+            return bool(self.socket.recv(1, MSG_PEEK))
+        except OSError:  # there is nothing, or never will be
+            return False
 
     def reset_on_close(self) -> None:
         """Have `aclose` reset the connection, rather than end it in order."""

@@ -26,8 +26,8 @@ READ_SIZE = 64 * 1024
 COPY_SIZE = 256 * 1024
 """Bytes of a file that are copied at once at most: about what a socket takes, and no long time for the other tasks."""
 
-AT_ONCE_SIZE = 256 * 1024
-"""Bytes that a task may write to a socket that takes them before it lets others run."""
+AT_ONCE_SIZE = 257 * 1024
+"""Bytes that a task may write to a socket that takes them before it lets others run: 256 KiB with what is around it."""
 
 AT_ONCE_COST = 4096
 """What each write counts for beside its bytes: small ones take time, too."""
@@ -199,6 +199,10 @@ class Transport:
         self.broken = True
         if self._writing is not None:
             self._writing.cancel()
+
+    def has_unread(self) -> bool:
+        """Whether bytes have come that were not read, as far as that can be seen: on a socket."""
+        return self._direct is not None and self._direct.has_unread()
 
     def reset_on_close(self) -> None:
         """Have the stream closed by RST, where it can be: for a response that only its close could end."""
