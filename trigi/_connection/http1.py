@@ -155,7 +155,7 @@ class HTTP1Connection:
         exchange.body_expected = event.more
         await exchange.deliver({"type": "http.request", "body": event.data, "more_body": event.more})
         if exchange.ended and exchange is self._exchange:
-            self._end_cycle(trio.current_time(), discarded=len(event.data))
+            self._end_cycle(discarded=len(event.data))
 
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, if there is anything to wait for, or for the end of the exchange if there are enough.
@@ -242,15 +242,13 @@ class HTTP1Connection:
 
     def response_ended(self) -> None:
         """The open exchange's response is complete."""
-        exchange = self._exchange
-        assert exchange is not None
         if self._reader_done is None:
-            self._end_cycle(exchange.started + exchange.duration)  # which is now
+            self._end_cycle()
             if self._exchange is None and self._codec.buffered:
                 self._woken = True
                 self._reading.cancel()
 
-    def _end_cycle(self, now: float, *, discarded: int = 0) -> None:
+    def _end_cycle(self, discarded: int = 0) -> None:
         """Go on to the next request if this one is over on both sides, or see that it will be, or close."""
         exchange = self._exchange
         assert exchange is not None
@@ -262,13 +260,13 @@ class HTTP1Connection:
                 self.stop()
                 return
             self._codec.start_next_cycle()
-            self._set_deadline(now + self.context.config.keep_alive_timeout)
+            self._set_deadline(trio.current_time() + self.context.config.keep_alive_timeout)
         else:
             exchange.discarded += discarded
             if max(exchange.discarded, self._codec.body_remaining or 0) > DISCARD_SIZE:
                 self.stop()
             elif self._deadline == inf:
-                self._set_deadline(now + DISCARD_SECONDS)
+                self._set_deadline(trio.current_time() + DISCARD_SECONDS)
 
     def is_last(self, request: Request) -> bool:
         """Whether the response to this request is the connection's last, as far as is known now."""

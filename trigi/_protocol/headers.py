@@ -84,15 +84,12 @@ def content_length(headers: Headers, where: str) -> int | None:
     Raises:
         InvalidMessage: not a number, or more than one.
     """
-    fields = dict(headers)
-    value = fields.get(b"content-length")
-    if value is None:
+    values = [value for name, value in headers if name == b"content-length"]
+    if not values:
         return None
-    if not LENGTH.fullmatch(value) or len(fields) < len(headers):
-        values = [value for name, value in headers if name == b"content-length"]
-        if len(values) > 1 or not LENGTH.fullmatch(value):
-            raise InvalidMessage(f"{where}: content-length must be one number, got {b', '.join(values)!r}")
-    return int(value)
+    if len(values) > 1 or not LENGTH.fullmatch(values[0]):
+        raise InvalidMessage(f"{where}: content-length must be one number, got {b', '.join(values)!r}")
+    return int(values[0])
 
 
 def tokens(headers: Headers, name: bytes) -> list[bytes]:
