@@ -19,7 +19,7 @@ from trigi._connection.tls_stream import TLSStream
 from trigi.config import Config
 from trigi.testing.websocket import encode_frame
 
-TURNS = 200
+TURNS = 300
 """How often a flood may have its way before a request of another connection is answered."""
 
 

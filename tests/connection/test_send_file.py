@@ -23,6 +23,7 @@ from tests.connection.conftest import Recorder, read_body, respond, send_body, s
 from trigi._connection import files, transport
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
+from trigi._connection.readiness import Readiness
 from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage
@@ -267,6 +268,7 @@ async def test_a_wrong_path_can_be_answered(serve, file, pair, wrong):
     """It is named in the exception, nothing has been sent, and the state is as it was."""
     path = str(wrong(file().parent))
     refused = []
+    Readiness.current()  # it has a descriptor for as long as trio runs
     before = open_descriptors()
 
     async def app(scope, receive, send):

@@ -248,8 +248,8 @@ async def test_tls_a_read_takes_no_more_than_a_piece_from_the_socket(monkeypatch
     sizes = []
     receive, read = server._receive, server._read
 
-    def counted_receive():
-        data = receive()
+    def counted_receive(size):
+        data = receive(size)
         sizes.append(len(data or b""))
         return data
 
@@ -305,7 +305,7 @@ async def test_a_stream_that_is_closed_while_it_is_read_waits_for_no_other_socke
             others.extend(socket.socketpair())
 
     monkeypatch.setattr(server, "_read", close_and_find_nothing)
-    server._more_expected = True
+    server._readable = True
     with trio.fail_after(60), pytest.raises(trio.ClosedResourceError):
         await server.receive_some()
     for each in others:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -16,53 +17,73 @@ __all__ = ["ApplicationTask"]
 class ApplicationTask:
     """A task that waits for the next request when it has answered one: to make another costs more.
 
+    While it waits it may be asked to read, too: who reads a request and answers it in one go has no need to wake
+    anybody.
+
     Each call has a context of its own all the same, copied from the reader's: but what an application keeps by the task
     itself, the next call finds. A task whose call has failed ends, since nobody knows what is left in it. So does one
     that another has overtaken: the application went on after its response.
 
     Args:
         nursery: where the task lives.
+        read: read what has come, and `start` what there is to answer, if that needs no waiting.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, read: Callable[[], None]) -> None:
         self._nursery = nursery
+        self._read = read
+        self._context = copy_context()
         self._task: trio.lowlevel.Task | None = None  # that has the newest call; no other waits
         self._waiting = False
+        self._reading = False
         self._next: Exchange | None = None  # for the one that has been waiting
         self._closed = False
 
     def start(self, exchange: Exchange) -> None:
         """Have the application called."""
         if self._waiting:
-            assert self._task is not None
-            self._task.context = copy_context()  # from its next step on, which is where the call begins
-            self._wake(exchange)
+            self._next = exchange
+            self._wake()
+        elif self._reading:
+            self._next = exchange
         else:
             self._task = None  # until it has begun
             self._nursery.start_soon(self._answer, exchange)
+
+    def claim(self) -> bool:
+        """Have the task read, if it has nothing else to do."""
+        if not self._waiting:
+            return False
+        self._wake()
+        return True
 
     def close(self) -> None:
         """No other request will come: the task ends, or will after the call that it makes."""
         self._closed = True
         if self._waiting:
-            self._wake(None)
+            self._wake()
 
     async def _answer(self, exchange: Exchange | None) -> None:
         task = self._task = trio.lowlevel.current_task()
         while exchange is not None:
             succeeded = await run_http(exchange)
-            if not succeeded or self._closed or self._task is not task:
+            if not succeeded or self._task is not task:
                 return
-            self._waiting = True
-            task.context, exchange = Context(), None  # an idle connection keeps nothing of the call
-            await trio.lowlevel.wait_task_rescheduled(self._cancel)
-            exchange, self._next = self._next, None
+            exchange = None
+            while exchange is None and not self._closed and self._task is task:
+                self._waiting = True
+                task.context = self._context.copy()  # from its next step on, which is where the call begins
+                await trio.lowlevel.wait_task_rescheduled(self._cancel)
+                if self._next is None and not self._closed and self._task is task:
+                    self._reading = True
+                    self._read()
+                    self._reading = False
+                exchange, self._next = self._next, None
 
-    def _wake(self, exchange: Exchange | None) -> None:
+    def _wake(self) -> None:
         assert self._task is not None
         trio.lowlevel.reschedule(self._task)
         self._waiting = False
-        self._next = exchange
 
     def _cancel(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
         self._waiting = False

@@ -4,6 +4,10 @@ The reader parses what comes, has the application called for each request, and p
 goes on reading while the application works, up to a bound, so that a client's leaving is seen at once. Responses are
 written by the application's own task, but for what refuses a request.
 
+Between two requests the application's task reads for the reader, where it can be known at any time that something has
+come: most requests come whole, and whoever reads one can answer it then and there. What takes more than that, and
+everything that takes time, is the reader's.
+
 The reader waits in one cancel scope, `_reading`, and other tasks talk to it through that: they bring its deadline
 forward, or cancel it for the reader to look at the connection's state again. Its deadline may be too early: to look
 again in vain, once in a while, costs less than to move it for every request.
@@ -21,6 +25,7 @@ from trigi._protocol.headers import tokens
 from trigi._protocol.http1 import HTTP1Codec
 from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
 from trigi.exceptions import BadRequest, ClientDisconnected
+from trigi.typing import Message
 
 from . import files
 from .application_task import ApplicationTask
@@ -67,15 +72,20 @@ class HTTP1Connection:
         Returns:
             What was read, if it is the beginning of HTTP/2: then the stream is left open.
         """
+        direct = self.transport.direct
         self.context.connections.add(self)
         if self.context.draining.is_set():  # it has begun since this connection was accepted
             self.drain()
         try:
             async with trio.open_nursery() as self._applications:
-                self._application_task = ApplicationTask(self._applications)
+                self._application_task = ApplicationTask(self._applications, self._read_in_its_place)
+                if direct is not None:
+                    direct.claim = self._claim
                 try:
                     await self._read_requests()
                 finally:
+                    if direct is not None:
+                        direct.claim = None
                     self._application_task.close()
                     if self._reader_done is not None:
                         self._reader_done.set()
@@ -152,10 +162,15 @@ class HTTP1Connection:
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange
         assert exchange is not None
-        exchange.body_expected = event.more
-        await exchange.deliver({"type": "http.request", "body": event.data, "more_body": event.more})
+        await exchange.deliver(self._to_message(event))
         if exchange.ended and exchange is self._exchange:
             self._end_cycle(discarded=len(event.data))
+
+    def _to_message(self, event: Data) -> Message:
+        """What the open exchange's application is told of a piece of the body."""
+        assert self._exchange is not None
+        self._exchange.body_expected = event.more
+        return {"type": "http.request", "body": event.data, "more_body": event.more}
 
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, if there is anything to wait for, or for the end of the exchange if there are enough.
@@ -195,6 +210,29 @@ class HTTP1Connection:
             self._client_finished = True
         else:
             self._client_left()
+
+    def _claim(self) -> bool:
+        """Whether the application's task reads what has come: between requests, if it is free."""
+        return self._exchange is None and self._application_task.claim()
+
+    def _read_in_its_place(self) -> None:
+        """Read, as the reader would, a request that has come whole; leave to the reader whatever else has come."""
+        codec, direct = self._codec, self.transport.direct
+        assert direct is not None
+        try:
+            if not self._stopping and (data := direct.receive_nowait(READ_SIZE)):
+                codec.receive_data(data)
+                event = codec.next_event()
+                if type(event) is Request:
+                    self._start_exchange(event)
+                    if event.has_body and type(piece := codec.next_event()) is Data:
+                        self._exchange.deliver_nowait(self._to_message(piece))  # it is the first
+                    if codec.request_complete:
+                        return
+        except (BadRequest, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it says so again
+        self._woken = True
+        self._reading.cancel()
 
     def _client_left(self) -> None:
         self.transport.give_up()

@@ -1,8 +1,9 @@
 """Thin streams over a non-blocking socket: nothing between trio's event loop and the system calls.
 
-Two things make them cheap. Reading waits for the socket first, since after a request there is nearly always nothing
-more, and a call that only says so costs as much as one that reads. And `send_nowait` writes without being a checkpoint:
-a response that the socket takes at once needs no deadline, no cancel scope and no task switch.
+Three things make them cheap. Reading waits for the socket first, since after a request there is nearly always nothing
+more, and a call that only says so costs as much as one that reads. The socket is registered once with the system, which
+tells whenever something comes (`readiness`). And what is there can be read, what there is room for written, without a
+checkpoint: a response that the socket takes at once needs no deadline, no cancel scope and no task switch.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import os
 import struct
 from abc import abstractmethod
+from collections.abc import Callable
 from operator import index
 from socket import MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET, socket
 
 import trio
+
+from .readiness import Readiness
 
 __all__ = ["DirectStream", "SocketStream", "as_direct"]
 
@@ -31,17 +35,25 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     Attributes:
         socket: it.
+        claim: asked when something has come: whether somebody else than who waits in `receive_some` is going to read
+            it, by `receive_nowait`.
     """
+
+    claim: Callable[[], bool] | None = None
+    _pending = False  # something was read from the socket, and is still to be read from here
 
     def __init__(self, connected: socket) -> None:
         connected.setblocking(False)
         self.socket = connected
-        self._more_expected = (
-            True  # there is probably something to be read now: at first what a client begins with
-        )
+        self._readable = True  # as far as is known: at first there is probably what a client begins with
+        self._at_end = False  # whatever is read from the socket, there is nothing to be waited for
         self._receiving = False
+        self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
         self._sending = False
         self._ended = False  # nothing more is to be sent
+        self._readiness = Readiness.current()
+        if self._readiness is not None:
+            self._readiness.watch(connected.fileno(), self._became_readable)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What came, `b""` at the end. Cancellation loses nothing."""
@@ -50,19 +62,35 @@ class DirectStream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
-        descriptor = self._descriptor()
+        self._check_open()
         self._receiving = True
         try:
-            if self._more_expected:
+            if self._readable or self._pending:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(descriptor)
+                await self._wait_readable()
             while (data := self._read(size)) is None:
-                await trio.lowlevel.wait_readable(self._descriptor())  # it may have been closed meanwhile
+                await self._wait_readable()
         except OSError as error:
             raise self._failed(error) from error
         finally:
             self._receiving = False
+        return data
+
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
+        """What is there, `None` if that is nothing, `b""` at the end. Whoever waits in `receive_some` waits on.
+
+        Raises:
+            trio.BrokenResourceError: the connection is broken.
+            trio.ClosedResourceError: the stream was closed.
+        """
+        try:
+            data = self._read(max_bytes)
+        except OSError as error:
+            raise self._failed(error) from error
+        finally:
+            if self._readable or self._pending:
+                self._wake()
         return data
 
     def send_nowait(self, data: bytes | memoryview) -> int:
@@ -86,7 +114,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """Send all of it. Cancellation: some of it may have been sent."""
         with memoryview(data) as view:
             await trio.lowlevel.checkpoint_if_cancelled()
-            descriptor = self._descriptor()
+            descriptor = self._check_open()
             sent = self.send_nowait(view)
             if sent == len(view):
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -105,7 +133,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """Wait until the socket takes something."""
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this socket")
-        descriptor = self._descriptor()
+        descriptor = self._check_open()
         self._sending = True
         try:
             await trio.lowlevel.wait_writable(descriptor)
@@ -146,8 +174,11 @@ class DirectStream(trio.abc.HalfCloseableStream):
         if self.socket.fileno() >= 0:
             if in_order:
                 self._end()
+            if self._readiness is not None:
+                self._readiness.forget(self.socket.fileno())
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
+            self._wake()
 
     async def aclose(self) -> None:
         """Close the socket, in order unless that is cancelled."""
@@ -171,7 +202,47 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def _end(self) -> None:
         """Say that no more will be written, if the protocol has a word for that."""
 
-    def _descriptor(self) -> int:
+    def _receive(self, size: int) -> bytes | None:
+        """One call of the system's: what there is of so many bytes."""
+        try:
+            data = self.socket.recv(size)
+        except BlockingIOError:
+            self._readable = self._at_end = False
+            return None
+        # Less than was asked for was all there was: what comes next will be told. But nothing comes after the end.
+        self._readable = not 0 < len(data) < size or self._at_end
+        return data
+
+    async def _wait_readable(self) -> None:
+        """Wait until there is something to be read from the socket; if that is known already, let others run."""
+        descriptor = self._check_open()  # it may have been closed meanwhile
+        if self._readable:
+            await trio.lowlevel.checkpoint()
+        elif self._readiness is None:
+            await trio.lowlevel.wait_readable(descriptor)
+        else:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+            self._check_open()
+
+    def _became_readable(self, at_end: bool) -> None:
+        self._readable = True
+        self._at_end |= at_end
+        if self.claim is None or not self.claim():
+            self._wake()
+
+    def _wake(self) -> None:
+        """Let the task that waits look at the socket."""
+        if self._waiting is not None:
+            trio.lowlevel.reschedule(self._waiting)
+            self._waiting = None
+
+    def _wait_no_more(self, _raise_cancel: object) -> trio.lowlevel.Abort:
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _check_open(self) -> int:
+        """The socket's descriptor; `trio.ClosedResourceError` if it was closed."""
         descriptor = self.socket.fileno()
         if descriptor < 0:
             raise trio.ClosedResourceError("this socket was closed")
@@ -197,12 +268,7 @@ class SocketStream(DirectStream):
         return os.sendfile(self.socket.fileno(), descriptor, offset, count)
 
     def _read(self, size: int) -> bytes | None:
-        try:
-            data = self.socket.recv(size)
-        except BlockingIOError:
-            return None
-        self._more_expected = len(data) == size
-        return data
+        return self._receive(size)
 
     def _write(self, data: bytes | memoryview) -> int:
         try:

@@ -44,7 +44,6 @@ class TLSStream(DirectStream):
         super().__init__(connected)
         self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._more_expected = False
         self._unsent = b""  # encrypted
         self._encrypted = 0  # bytes of what is to be written that are, and may not have been sent
         self._cut_off = False
@@ -65,16 +64,16 @@ class TLSStream(DirectStream):
                     await trio.lowlevel.wait_writable(self.socket)
                 if agreed:
                     break
-                if self._feed():
+                if self._readable and self._feed():
                     await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(self.socket)
+                    await self._wait_readable()
         except OSError as error:
             if isinstance(error, SSLError):
                 with suppress(OSError):
                     self._flush()  # the alert
             raise self._failed(error) from error
-        self._more_expected = True
+        self._pending = True
 
     def selected_alpn_protocol(self) -> str | None:
         """The protocol that was agreed on (RFC 7301), `None` if the client has not asked."""
@@ -95,41 +94,35 @@ class TLSStream(DirectStream):
 
     def _read(self, size: int) -> bytes | None:
         if self._ended:  # TLS is over: what still comes is only to be read, and not to be known
-            return self._receive()
-        if not self._more_expected and not self._feed():
+            return self._receive(size)
+        if not self._pending and not self._feed():
             return None
         pieces: list[bytes] = []
-        self._more_expected = True  # at the end, too, and when there is no room
+        self._pending = True  # at the end, too, and when there is no room
         try:
             while size and (data := self.tls.read(min(size, RECORD_SIZE))):
                 pieces.append(data)
                 size -= len(data)
                 if not (self._incoming.pending or self.tls.pending()):  # as after a request, nearly always
-                    self._more_expected = False
+                    self._pending = False
                     break
         except SSLWantReadError:
-            self._more_expected = False
+            self._pending = False
         except SSLEOFError:
             pieces = pieces or [b""]
         self._answer()
-        if not pieces and not self._more_expected:
+        if not pieces and not self._pending:
             return None
         return b"".join(pieces)
 
     def _feed(self) -> bool:
         """Give OpenSSL what the client has sent; whether there was something."""
-        data = self._receive()
+        data = self._receive(READ_SIZE)
         if data:
             self._incoming.write(data)
         elif data is not None:
             self._incoming.write_eof()
         return data is not None
-
-    def _receive(self) -> bytes | None:
-        try:
-            return self.socket.recv(READ_SIZE)
-        except BlockingIOError:
-            return None
 
     def _answer(self) -> None:
         """Send what reading has made OpenSSL say, as to a change of keys; what has no room goes with what is next."""

@@ -53,6 +53,7 @@ class Transport:
 
     Attributes:
         stream: the stream, its TLS handshake done.
+        direct: the stream if it is over a socket, and can be read and written without waiting.
         info: its endpoints and TLS.
         broken: nothing can be written any more.
         closed: the stream is, or is being.
@@ -64,7 +65,7 @@ class Transport:
         self.info = info
         self.closed = False
         self.copies_files = isinstance(stream, SocketStream) and hasattr(os, "sendfile")
-        self._direct = stream if isinstance(stream, DirectStream) else None
+        self.direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
         self._lock = trio.Lock()
@@ -81,7 +82,7 @@ class Transport:
         wire, so the transport is broken from then on.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        at_once = self._direct is not None and not self.broken and not self._lock.locked()
+        at_once = self.direct is not None and not self.broken and not self._lock.locked()
         if at_once and sum(map(len, parts)) <= AT_ONCE_SIZE:
             rest = self._write_at_once(parts[0] if len(parts) == 1 else b"".join(parts))
             if not rest:
@@ -94,9 +95,9 @@ class Transport:
 
     def _write_at_once(self, data: bytes) -> bytes:
         """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
-        assert self._direct is not None
+        assert self.direct is not None
         try:
-            sent = self._direct.send_nowait(data)
+            sent = self.direct.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.broken = True
             raise ClientDisconnected("the client has disconnected") from error
@@ -202,12 +203,12 @@ class Transport:
 
     def has_unread(self) -> bool:
         """Whether bytes have come that were not read, as far as that can be seen: on a socket."""
-        return self._direct is not None and self._direct.has_unread()
+        return self.direct is not None and self.direct.has_unread()
 
     def reset_on_close(self) -> None:
         """Have the stream closed by RST, where it can be: for a response that only its close could end."""
-        if self._direct is not None:
-            self._direct.reset_on_close()
+        if self.direct is not None:
+            self.direct.reset_on_close()
 
     async def linger(self, seconds: float) -> None:
         """Say that no more will come, and read what the client still sends, so that it can read the response.
@@ -229,8 +230,8 @@ class Transport:
         if self.closed:
             return
         self.closed = True
-        if self._direct is not None:
-            self._direct.close(in_order=not self.broken)
+        if self.direct is not None:
+            self.direct.close(in_order=not self.broken)
             self.broken = True
             return
         with trio.move_on_after(CLOSE_SECONDS):

@@ -1,0 +1,70 @@
+"""Which sockets have something to be read, from one registration for as long as each of them is open.
+
+To wait for a socket by `trio.lowlevel.wait_readable` registers it with the system each time, and nobody learns of it
+while nobody waits. Here a socket is registered once, and whoever has registered it is told each time that something
+has come: edge-triggered, so that being told costs nothing to those who do not want to know yet.
+
+All registrations are in one epoll object, for whose own descriptor one task waits in trio's way. It is one of trio's
+system tasks, as its event loop is one for all of a run.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+__all__ = ["Readiness"]
+
+EVENTS_AT_ONCE: Final = 256
+"""Sockets that are told of before other tasks have their turns."""
+
+
+class Readiness:
+    """The sockets of one run of trio's. Only where the system has epoll."""
+
+    _current: Final[trio.lowlevel.RunVar[Readiness]] = trio.lowlevel.RunVar("readiness")
+
+    @classmethod
+    def current(cls) -> Readiness | None:
+        """The one of this run, `None` where the system can't."""
+        if not hasattr(select, "epoll"):
+            return None
+        try:
+            return cls._current.get()
+        except LookupError:
+            readiness = cls()
+            cls._current.set(readiness)
+            trio.lowlevel.spawn_system_task(readiness._tell)
+            return readiness
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._told: dict[int, Callable[[bool], None]] = {}
+
+    def watch(self, descriptor: int, tell: Callable[[bool], None]) -> None:
+        """Tell whenever something has come to a socket, beginning with what is there; it must neither block nor raise.
+
+        What is told is whether that is the end, or an error: then nothing will be told any more.
+
+        Raises:
+            OSError: the system can't watch any more sockets.
+        """
+        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        self._told[descriptor] = tell
+
+    def forget(self, descriptor: int) -> None:
+        """The socket is about to be closed, which is the end of its registration."""
+        self._told.pop(descriptor, None)
+
+    async def _tell(self) -> None:
+        told = self._told
+        with self._epoll:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
+                    tell = told.get(descriptor)
+                    if tell is not None:
+                        tell(events != select.EPOLLIN)
