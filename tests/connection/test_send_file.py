@@ -22,8 +22,8 @@ import trio.testing
 from tests.connection.conftest import Recorder, read_body, respond, send_body, socket_like_pair, start
 from trigi._connection import files, transport
 from trigi._connection.context import ServerContext
-from trigi._connection.serve import serve_stream
 from trigi._connection.readiness import Readiness
+from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage

@@ -1159,6 +1159,19 @@ def test_fields_that_are_not_the_same_are_split(other):
     assert requests[2] == requests[0]
 
 
+def test_a_head_that_is_the_same_again_is_the_same_request(parser):
+    """Also behind another that begins like it, or when it comes in pieces, or with white space in front."""
+    head = GET + b"\r\n"
+    longer = GET + b"A: b\r\n\r\n"
+    requests = [
+        request for request, _, _ in read_three_ways(head * 2 + longer * 2 + b"\r\n" + head, parser).requests
+    ]
+    at_once = [request for request, _, _ in read(head * 2, parser).requests]
+    assert at_once[0] is at_once[1]
+    assert requests[0] == requests[1] == requests[4] == read(head, parser).requests[0][0]
+    assert requests[2] == requests[3] == read(longer, parser).requests[0][0]
+
+
 def test_bodies_follow_known_fields_as_they_follow_new_ones(parser):
     one = POST + b"Content-Length: 3\r\n\r\nabc"
     chunked = CHUNKED + b"1\r\nx\r\n0\r\n\r\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any
 
 import trio
@@ -41,49 +41,42 @@ class ApplicationTask:
 
     def start(self, exchange: Exchange) -> None:
         """Have the application called."""
-        if self._waiting:
+        if self._waiting or self._reading:
             self._next = exchange
             self._wake()
-        elif self._reading:
-            self._next = exchange
         else:
             self._task = None  # until it has begun
             self._nursery.start_soon(self._answer, exchange)
 
     def claim(self) -> bool:
         """Have the task read, if it has nothing else to do."""
-        if not self._waiting:
-            return False
+        self._reading |= self._waiting
         self._wake()
-        return True
+        return self._reading
 
     def close(self) -> None:
         """No other request will come: the task ends, or will after the call that it makes."""
         self._closed = True
-        if self._waiting:
-            self._wake()
+        self._wake()
 
     async def _answer(self, exchange: Exchange | None) -> None:
         task = self._task = trio.lowlevel.current_task()
-        while exchange is not None:
-            succeeded = await run_http(exchange)
-            if not succeeded or self._task is not task:
-                return
+        while exchange is not None and await run_http(exchange) and self._task is task:
             exchange = None
-            while exchange is None and not self._closed and self._task is task:
+            while exchange is None and not self._closed:
                 self._waiting = True
                 task.context = self._context.copy()  # from its next step on, which is where the call begins
                 await trio.lowlevel.wait_task_rescheduled(self._cancel)
-                if self._next is None and not self._closed and self._task is task:
-                    self._reading = True
+                if self._reading and self._next is None and not self._closed:
                     self._read()
-                    self._reading = False
+                self._reading = False
                 exchange, self._next = self._next, None
 
     def _wake(self) -> None:
-        assert self._task is not None
-        trio.lowlevel.reschedule(self._task)
-        self._waiting = False
+        if self._waiting:
+            assert self._task is not None
+            trio.lowlevel.reschedule(self._task)
+            self._waiting = False
 
     def _cancel(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
         self._waiting = False

@@ -27,11 +27,17 @@ class ExchangeReport(Protocol):
     request: Request
     connection: ConnectionInfo
     status: int | None
-    response_headers: Headers
     bytes_sent: int
     duration: float
     complete: bool
-    is_websocket: bool
+
+    @property
+    def response_headers(self) -> Headers:
+        """As the application gave them."""
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the request asks for a WebSocket."""
 
 
 class Observer:

@@ -19,6 +19,7 @@ import trio
 
 from trigi._protocol.events import Headers, Request
 from trigi._protocol.http1_encode import reason_phrase
+from trigi._protocol.response_head import ResponseHead
 from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import BadRequest, ClientDisconnected
 from trigi.typing import Message
@@ -57,7 +58,7 @@ class Exchange(ABC):
         cancel_scope: around the application's call.
         extension: the value of `scope["extensions"]["trigi"]`, in which the application may set `disconnect_grace`.
         status: of the response, once there is one; 101 for a WebSocket that was accepted.
-        response_headers: as the application gave them.
+        head: of the response, once the application has given it.
         bodyless: the response has no body, whatever its headers say (RFC 9110, 6.4.1).
         trailers_wanted: trailers follow the body, and the client takes them.
         bytes_sent: of the response's body.
@@ -69,7 +70,6 @@ class Exchange(ABC):
         complete: all of it has been handed to the transport.
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
-        is_websocket: the request asks for a WebSocket.
         zero_copy: `send_file` has the system copy the file to the connection.
         on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
@@ -87,6 +87,7 @@ class Exchange(ABC):
     answered = False
     complete = False
     ended = False
+    head: ResponseHead | None = None
     head_sent = False
     zero_copy = False
     on_drain: Callable[[], None] | None = None
@@ -107,15 +108,23 @@ class Exchange(ABC):
             "nursery": context.background,
             "shutting_down": context.draining,
         }
-        self.response_headers: Headers = []
         self.body_expected = self._request_given = request.has_body
-        self.is_websocket = request.is_upgrade
         self._continue_wanted = request.expects_continue
 
     @property
     def extensions(self) -> tuple[str, ...]:
         """The names of the ASGI extensions of an `http` scope that work here."""
         return HTTP_EXTENSIONS[self.request.http_version == "1.0", self.zero_copy]
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether the request asks for a WebSocket."""
+        return self.request.is_upgrade
+
+    @property
+    def response_headers(self) -> Headers:
+        """As the application gave them."""
+        return [] if self.head is None else self.head.headers
 
     @property
     def settled(self) -> bool:
@@ -234,12 +243,7 @@ class Exchange(ABC):
         self.on_drain = None
 
     def begin_sending(self) -> None:
-        """A `send()` of the application's begins.
-
-        Raises:
-            ClientDisconnected: there is nobody to send to.
-        """
-        self.check_connected()
+        """A `send()` of the application's begins."""
         self._sending += 1
 
     def check_connected(self) -> None:
@@ -256,11 +260,11 @@ class Exchange(ABC):
         if self.ended and not self._sending:
             self._close_inbox()
 
-    def start_response(self, status: int, headers: Headers, *, trailers: bool = False) -> None:
+    def start_response(self, head: ResponseHead, *, trailers: bool = False) -> None:
         """Take the head, and hold it until the first piece of the body."""
-        self.status = status
-        self.response_headers = headers
-        self.bodyless = self.request.method.upper() == "HEAD" or status in (204, 304)
+        self.head = head
+        self.status = head.status
+        self.bodyless = head.status in (204, 304) or self.request.method.upper() == "HEAD"
         self.trailers_wanted = trailers and self.request.accepts_trailers
 
     async def respond(self, status: int, headers: Headers | None = None) -> None:
@@ -273,7 +277,7 @@ class Exchange(ABC):
         body = f"{status} {reason_phrase(status)}\n".encode()
         plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
         try:
-            self.start_response(status, [*(headers or []), *plain])
+            self.start_response(ResponseHead(status, [*(headers or []), *plain]))
             await self.send_data(body, more=False)
         except ClientDisconnected:
             self.disconnect()

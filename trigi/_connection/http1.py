@@ -24,6 +24,7 @@ from trigi._protocol.events import HTTP2_PREFACE, PAUSED, Data, Headers, Request
 from trigi._protocol.headers import tokens
 from trigi._protocol.http1 import HTTP1Codec
 from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
+from trigi._protocol.response_head import HOP_BY_HOP
 from trigi.exceptions import BadRequest, ClientDisconnected
 from trigi.typing import Message
 
@@ -36,9 +37,6 @@ from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, Upgr
 
 __all__ = ["HTTP1Connection"]
 
-
-HOP_BY_HOP = {b"connection", b"transfer-encoding", b"keep-alive"}
-"""Headers of an application's that are not passed on as they are: they are the server's business."""
 
 FRAMING = HOP_BY_HOP | {b"content-length"}
 """What is not passed on where the body's length is not its framing."""
@@ -142,7 +140,7 @@ class HTTP1Connection:
             else:
                 await self._receive(paused=event is PAUSED)
 
-    def _start_exchange(self, request: Request) -> None:
+    def _start_exchange(self, request: Request) -> HTTP1Exchange:
         self._head_begun = False
         self._requests += 1
         self._deadline = inf
@@ -152,25 +150,20 @@ class HTTP1Connection:
             error = BadRequest("too many requests at once", status_hint=503, limit="concurrency_limit")
             self.context.observer.request_refused(self.transport.info, error)
             self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
-            return
+            return exchange
         self.context.running.add(exchange)  # now: another may be counted before its task begins
         if request.is_upgrade:
             self._applications.start_soon(run_websocket, exchange)
         else:
             self._application_task.start(exchange)
+        return exchange
 
     async def _pass_on(self, event: Data) -> None:
         exchange = self._exchange
         assert exchange is not None
-        await exchange.deliver(self._to_message(event))
+        await exchange.deliver(exchange.to_message(event))
         if exchange.ended and exchange is self._exchange:
-            self._end_cycle(discarded=len(event.data))
-
-    def _to_message(self, event: Data) -> Message:
-        """What the open exchange's application is told of a piece of the body."""
-        assert self._exchange is not None
-        self._exchange.body_expected = event.more
-        return {"type": "http.request", "body": event.data, "more_body": event.more}
+            self._end_cycle(trio.current_time(), discarded=len(event.data))
 
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, if there is anything to wait for, or for the end of the exchange if there are enough.
@@ -224,9 +217,9 @@ class HTTP1Connection:
                 codec.receive_data(data)
                 event = codec.next_event()
                 if type(event) is Request:
-                    self._start_exchange(event)
+                    exchange = self._start_exchange(event)
                     if event.has_body and type(piece := codec.next_event()) is Data:
-                        self._exchange.deliver_nowait(self._to_message(piece))  # it is the first
+                        exchange.deliver_nowait(exchange.to_message(piece))  # it is the first
                     if codec.request_complete:
                         return
         except (BadRequest, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -278,15 +271,15 @@ class HTTP1Connection:
         if deadline < self._reading.deadline:  # noqa: PLR1730 - to set it costs, even to what it is
             self._reading.deadline = deadline
 
-    def response_ended(self) -> None:
+    def response_ended(self, now: float) -> None:
         """The open exchange's response is complete."""
         if self._reader_done is None:
-            self._end_cycle()
+            self._end_cycle(now)
             if self._exchange is None and self._codec.buffered:
                 self._woken = True
                 self._reading.cancel()
 
-    def _end_cycle(self, discarded: int = 0) -> None:
+    def _end_cycle(self, now: float, discarded: int = 0) -> None:
         """Go on to the next request if this one is over on both sides, or see that it will be, or close."""
         exchange = self._exchange
         assert exchange is not None
@@ -298,13 +291,13 @@ class HTTP1Connection:
                 self.stop()
                 return
             self._codec.start_next_cycle()
-            self._set_deadline(trio.current_time() + self.context.config.keep_alive_timeout)
+            self._set_deadline(now + self.context.config.keep_alive_timeout)
         else:
             exchange.discarded += discarded
             if max(exchange.discarded, self._codec.body_remaining or 0) > DISCARD_SIZE:
                 self.stop()
             elif self._deadline == inf:
-                self._set_deadline(trio.current_time() + DISCARD_SECONDS)
+                self._set_deadline(now + DISCARD_SECONDS)
 
     def is_last(self, request: Request) -> bool:
         """Whether the response to this request is the connection's last, as far as is known now."""
@@ -346,6 +339,11 @@ class HTTP1Exchange(Exchange):
         self.zero_copy = connection.transport.copies_files
         self.must_close = not request.keep_alive
         self._http1 = connection
+
+    def to_message(self, piece: Data) -> Message:
+        """What the application is told of the next piece of the body."""
+        self.body_expected = piece.more
+        return {"type": "http.request", "body": piece.data, "more_body": piece.more}
 
     async def send_data(self, data: bytes, *, more: bool) -> None:
         """Send a piece of the body, the first together with the head, the last together with the end."""
@@ -422,7 +420,7 @@ class HTTP1Exchange(Exchange):
         """The response is complete: the connection may go on to the next request."""
         if not self.ended:
             super().finish()
-            self._http1.response_ended()
+            self._http1.response_ended(self.started + self.duration)
 
     def abort(self) -> None:
         """Close the connection without the end of the response."""
@@ -446,27 +444,31 @@ class HTTP1Exchange(Exchange):
 
     def _encode_head(self) -> bytes:
         """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""
-        assert self.status is not None
-        fields = self.response_headers
-        names = dict(fields).keys()
+        head = self.head
+        assert head is not None
+        is_http_1_1 = self.request.http_version == "1.1"
+        # The client was to send its body upon a 100 that it will not get: what comes next can't be told apart.
+        unasked = self._continue_wanted and self.body_expected
+        self.must_close |= unasked or self._http1.is_last(self.request)
+        defaults = self.context.default_headers()
+        if head.is_plain and is_http_1_1 and not self.must_close and not self.trailers_wanted:
+            return b"%b%b\r\n" % (head.lines, defaults.lines)
+        fields, names = head.headers, head.names
         connection = tokens(fields, b"connection") if b"connection" in names else []
         # RFC 9110, 8.6: never with 204. And trailers need chunks.
-        has_length = b"content-length" in names and self.status != 204 and not self.trailers_wanted
+        has_length = b"content-length" in names and head.status != 204 and not self.trailers_wanted
         not_passed_on = HOP_BY_HOP if has_length else FRAMING
         if not_passed_on.isdisjoint(names):
             fields = fields.copy()
         else:
             fields = [field for field in fields if field[0] not in not_passed_on]
-        is_http_1_1 = self.request.http_version == "1.1"
         if not has_length and not self.bodyless:
             if is_http_1_1:
                 self._chunked = True
                 fields.append((b"transfer-encoding", b"chunked"))
             else:
                 self._ends_at_close = self.must_close = True
-        # The client was to send its body upon a 100 that it will not get: what comes next can't be told apart.
-        unasked = self._continue_wanted and self.body_expected
-        self.must_close |= b"close" in connection or unasked or self._http1.is_last(self.request)
+        self.must_close |= b"close" in connection
         if self.must_close:
             connection = [
                 b"close",
@@ -478,8 +480,7 @@ class HTTP1Exchange(Exchange):
             connection = [token for token in connection if token != b"keep-alive"]
         if connection:
             fields.append((b"connection", b", ".join(connection)))
-        defaults = self.context.default_headers()
         if b"date" not in names and b"server" not in names:
-            return encode_head(self.status, fields, defaults.lines)
+            return encode_head(head.status, fields, defaults.lines)
         fields += [field for field in defaults.fields if field[0] not in names]
-        return encode_head(self.status, fields)
+        return encode_head(head.status, fields)

@@ -21,7 +21,7 @@ from trigi._protocol.asgi import (
     event_of,
 )
 from trigi._protocol.events import Headers
-from trigi._protocol.headers import content_length
+from trigi._protocol.response_head import ResponseHead
 from trigi._protocol.scope import http_scope
 from trigi.exceptions import ApplicationError, InvalidMessage
 from trigi.typing import Message
@@ -31,6 +31,8 @@ from .application import call_application
 from .exchange import Exchange
 
 __all__ = ["HTTPCall", "run_http"]
+
+START, COMPLETE = HTTP.START, HTTP.COMPLETE  # where every response comes by
 
 
 async def run_http(exchange: Exchange) -> bool:
@@ -80,10 +82,10 @@ class HTTPCall:
     __slots__ = ("_exchange", "_remaining", "_trailers", "state")
 
     def __init__(self, exchange: Exchange) -> None:
-        self.state = HTTP.START
+        self.state = START
         self._exchange = exchange
         self._remaining: int | None = None  # bytes of body that the content-length still promises
-        self._trailers: Headers = []
+        self._trailers: Headers | None = None
 
     async def send(self, message: Message) -> None:
         """Take one message of the application's (ASGI HTTP 2.5, "Response Start" and following).
@@ -97,51 +99,58 @@ class HTTPCall:
         """
         event = event_of(message)
         exchange = self._exchange
-        exchange.begin_sending()
-        try:
-            extension = EXTENSION_OF.get(event)
-            if extension is not None and extension not in exchange.extensions:
-                raise InvalidMessage(f"{message['type']}: the extension {extension} is not in this scope")
-            state = advance(HTTP_SEND, self.state, event)
-            if self.state is HTTP.COMPLETE:
-                await trio.lowlevel.checkpoint()
-                return
-            match message["type"]:
-                case "http.response.body":
+        exchange.check_connected()
+        extension = EXTENSION_OF.get(event)
+        if extension is not None and extension not in exchange.extensions:
+            raise InvalidMessage(f"{message['type']}: the extension {extension} is not in this scope")
+        state = advance(HTTP_SEND, self.state, event)
+        if self.state is COMPLETE:
+            await trio.lowlevel.checkpoint()
+        elif self.state is START and state is not START:
+            head = check_start(message)
+            self._remaining = head.length
+            self.state = state
+            exchange.start_response(head, trailers=state is HTTP.BODY_THEN_TRAILERS)
+        else:
+            exchange.begin_sending()
+            try:
+                if message["type"] == "http.response.body":
                     data = check_body(message)
                     self._take_body(len(data), state, event)
-                    await exchange.send_data(data, more=state is not HTTP.COMPLETE)
-                case "http.response.start":
-                    status, headers = check_start(message)
-                    self._remaining = content_length(headers, "http.response.start")
-                    self.state = state
-                    exchange.start_response(status, headers, trailers=state is HTTP.BODY_THEN_TRAILERS)
-                case "http.response.trailers":
-                    self._trailers += check_trailers(message)
-                    self.state = state
-                    if state is HTTP.COMPLETE:
-                        await exchange.send_trailers(self._trailers)
-                case "http.response.early_hint":
-                    await exchange.send_informational(103, check_links(message))
-                case "http.response.pathsend":
-                    span = await files.open_path(check_path(message))
-                    try:
-                        await self._send_file(span, event)
-                    finally:
-                        os.close(span.descriptor)
-                case "http.response.zerocopysend":
-                    await self._send_file(
-                        await files.measure(check_descriptor(message), *check_range(message)), event
-                    )
-        finally:
-            exchange.end_sending()
+                    await exchange.send_data(data, more=state is not COMPLETE)
+                else:
+                    await self._send_special(message, event, state)
+            finally:
+                exchange.end_sending()
+
+    async def _send_special(self, message: Message, event: str, state: HTTP) -> None:
+        """Take a message that belongs to an extension."""
+        exchange = self._exchange
+        match message["type"]:
+            case "http.response.trailers":
+                self._trailers = (self._trailers or []) + check_trailers(message)
+                self.state = state
+                if state is COMPLETE:
+                    await exchange.send_trailers(self._trailers)
+            case "http.response.early_hint":
+                await exchange.send_informational(103, check_links(message))
+            case "http.response.pathsend":
+                span = await files.open_path(check_path(message))
+                try:
+                    await self._send_file(span, event)
+                finally:
+                    os.close(span.descriptor)
+            case "http.response.zerocopysend":
+                await self._send_file(
+                    await files.measure(check_descriptor(message), *check_range(message)), event
+                )
 
     async def _send_file(self, span: files.Span, event: str) -> None:
         """Send a file that was opened meanwhile, if it still may be sent."""
         exchange = self._exchange
         exchange.check_connected()
         state = advance(HTTP_SEND, self.state, event)
-        if self.state is HTTP.COMPLETE:
+        if self.state is COMPLETE:
             return
         if (
             event == "http.response.pathsend"
@@ -150,18 +159,17 @@ class HTTPCall:
         ):
             assert exchange.status is not None
             length = (b"content-length", b"%d" % span.size)  # known, although the application did not say it
-            exchange.start_response(
-                exchange.status, [*exchange.response_headers, length], trailers=state is HTTP.TRAILERS
-            )
+            head = ResponseHead(exchange.status, [*exchange.response_headers, length])
+            exchange.start_response(head, trailers=state is HTTP.TRAILERS)
         self._take_body(span.size, state, event)
-        await exchange.send_file(*span, more=state is not HTTP.COMPLETE)
+        await exchange.send_file(*span, more=state is not COMPLETE)
 
     def _take_body(self, size: int, state: HTTP, event: str) -> None:
         """Go on to `state` with so many bytes of body, unless the response has not the length it was to have."""
         exchange = self._exchange
         if self._remaining is not None and not exchange.bodyless:
             self._remaining -= size
-            is_last = state is HTTP.COMPLETE or state is HTTP.TRAILERS
+            is_last = state is COMPLETE or state is HTTP.TRAILERS
             if self._remaining < 0 or (is_last and self._remaining > 0):
                 exchange.abort()
                 how_much = f"{abs(self._remaining)} bytes {'more' if self._remaining < 0 else 'less'}"

@@ -23,7 +23,7 @@ from trigi._protocol.asgi import (
     check_websocket_data,
     event_of,
 )
-from trigi._protocol.headers import check_headers, content_length
+from trigi._protocol.headers import check_headers
 from trigi._protocol.scope import websocket_scope
 from trigi._protocol.websocket import Closed, Message, WebSocketCodec
 from trigi._protocol.websocket_handshake import UPGRADE_REQUIRED_HEADERS, Handshake
@@ -147,6 +147,7 @@ class WebSocketCall:
         if event == "websocket.close" and self._exchange.disconnected:
             await trio.lowlevel.checkpoint()
             return
+        self._exchange.check_connected()
         self._exchange.begin_sending()
         try:
             state = advance(WEBSOCKET_SEND, self.state, event)
@@ -208,11 +209,11 @@ class WebSocketCall:
 
     async def _deny(self, message: ASGIMessage) -> None:
         """A denial response is a response (extension websocket.http.response), after which the connection closes."""
-        status, headers = check_start(message)
-        content_length(headers, message["type"])
+        head = check_start(message)
+        status = head.status
         if status < 300 and self._handshake.status == 200:  # RFC 8441, 5: that would accept
             raise InvalidMessage(f"{message['type']}: over HTTP/2 a status of {status} accepts")
-        headers.append((b"connection", b"close"))
+        headers = [*head.headers, (b"connection", b"close")]
         await self._denial.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send_message(self, data: str | bytes) -> None:

@@ -21,6 +21,7 @@ from trigi.typing import Message
 
 from .events import Headers
 from .headers import check_headers
+from .response_head import ResponseHead, check_head
 
 __all__ = [
     "EXTENSIONS",
@@ -237,20 +238,13 @@ def advance(table: Mapping[S, Mapping[str, S]], state: S, event: str) -> S:
         raise UnexpectedMessage(state, event, table[state]) from None
 
 
-def check_start(message: Message) -> tuple[int, Headers]:
-    """Status and headers of a `http.response.start` (or its twin for WebSockets).
-
-    The status must be final: 1xx are interim responses (RFC 9110, 15.2), after which a client goes on waiting.
-    """
+def check_start(message: Message) -> ResponseHead:
+    """The head of the response that a `http.response.start` (or its twin for WebSockets) begins."""
     try:
         status = message["status"]
     except KeyError:
         raise InvalidMessage(f"{message['type']}: status is missing") from None
-    if not isinstance(status, int) or isinstance(status, bool):
-        raise InvalidMessage(f"{message['type']}: status must be int, got {type(status).__name__}")
-    if not 200 <= status <= 999:
-        raise InvalidMessage(f"{message['type']}: status must be from 200 to 999, got {status}")
-    return int(status), check_headers(message.get("headers", ()), message["type"])
+    return check_head(status, message.get("headers", ()), message["type"])
 
 
 def check_body(message: Message) -> bytes:

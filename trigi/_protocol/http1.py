@@ -76,6 +76,9 @@ class _Body(Enum):
     DONE = auto()
 
 
+HEAD, LENGTH, DONE = _Body.HEAD, _Body.LENGTH, _Body.DONE  # where every request comes by
+
+
 class HTTP1Codec:
     """The requests of one connection, in order.
 
@@ -100,7 +103,7 @@ class HTTP1Codec:
         self._fields = 0
         self._blank_lines = 0
         self._refusal: BadRequest | None = None
-        self._reading = _Body.HEAD
+        self._reading = HEAD
         self._remaining = 0
         self._body_size = 0
         self._extensions_size = 0
@@ -113,19 +116,19 @@ class HTTP1Codec:
     @property
     def request_complete(self) -> bool:
         """Whether the current request is read to its end."""
-        return self._reading is _Body.DONE
+        return self._reading is DONE
 
     @property
     def idle(self) -> bool:
         """Whether nothing of the next request has come."""
-        return self._reading is _Body.HEAD and not self._buffer and self._refusal is None
+        return self._reading is HEAD and not self._buffer and self._refusal is None
 
     @property
     def body_remaining(self) -> int | None:
         """Bytes of the body still to come, `None` when that is not known (chunks)."""
-        if self._reading is _Body.DONE:
+        if self._reading is DONE:
             return 0
-        return self._remaining if self._reading is _Body.LENGTH else None
+        return self._remaining if self._reading is LENGTH else None
 
     @property
     def trailing_data(self) -> bytes:
@@ -145,23 +148,21 @@ class HTTP1Codec:
         if self._refusal is not None:
             raise self._refusal
         try:
-            match self._reading:
-                case _Body.HEAD:
-                    return self._next_request()
-                case _Body.LENGTH:
-                    return self._next_data()
-                case _Body.DONE:
-                    return PAUSED if self._buffer else NEED_DATA
-                case _:
-                    return self._next_chunks()
+            if self._reading is HEAD:
+                return self._next_request()
+            if self._reading is LENGTH:
+                return self._next_data()
+            if self._reading is DONE:
+                return PAUSED if self._buffer else NEED_DATA
+            return self._next_chunks()
         except BadRequest as error:
             self._refusal = error
             raise
 
     def start_next_cycle(self) -> None:
         """Go on to the next request. Only after this one is complete."""
-        assert self._reading is _Body.DONE
-        self._reading = _Body.HEAD
+        assert self._reading is DONE
+        self._reading = HEAD
         self._blank_lines = self._body_size = self._extensions_size = 0
 
     # The head
@@ -169,20 +170,25 @@ class HTTP1Codec:
     def _next_request(self) -> Request | Pause:
         if self._http2 and self._buffer.startswith(PREFACE_LINE):
             return HTTP2_PREFACE
-        head = self._find_head()
-        if head is None:
-            return NEED_DATA
-        self._http2 = False
-        request, length = self._head_reader.read(head)
+        known = self._head_reader.last
+        if known is not None and not self._searched and self._buffer.startswith(known.head):
+            del self._buffer[: len(known.head)]
+        else:
+            head = self._find_head()
+            if head is None:
+                return NEED_DATA
+            self._http2 = False
+            known = self._head_reader.read(head)
+        request, length = known.request, known.length
         if length is None:
             self._reading = _Body.CHUNK_SIZE
         elif length:
             if length > self._config.body_size_limit:
                 raise BadRequest("request body too large", status_hint=413, limit="body_size_limit")
             self._remaining = length
-            self._reading = _Body.LENGTH
+            self._reading = LENGTH
         else:
-            self._reading = _Body.DONE
+            self._reading = DONE
         return request
 
     def _find_head(self) -> bytes | None:
@@ -228,7 +234,7 @@ class HTTP1Codec:
                 self._searched = self._line_start = self._fields = 0
                 return end
             line_end = buffer.find(b"\n", self._line_start, stop) + 1
-        in_request_line = self._reading is _Body.HEAD and not self._line_start
+        in_request_line = self._reading is HEAD and not self._line_start
         invalid = INVALID_IN_REQUEST_LINE if in_request_line else INVALID_IN_FIELDS
         found = invalid.search(buffer, max(self._searched - 2, self._line_start - 1, 0), line_end or stop)
         if found:
@@ -246,7 +252,7 @@ class HTTP1Codec:
     def _take_lines(self, stop: int) -> None:
         """Go to the first line that is incomplete, invalid or empty."""
         buffer = self._buffer
-        if self._reading is _Body.HEAD and not self._line_start:
+        if self._reading is HEAD and not self._line_start:
             line = REQUEST_LINE.match(buffer, 0, stop)
             if line is None:
                 return
@@ -264,7 +270,7 @@ class HTTP1Codec:
 
     @property
     def _section(self) -> str:
-        return "request head" if self._reading is _Body.HEAD else "trailer section"
+        return "request head" if self._reading is HEAD else "trailer section"
 
     # The body
 
@@ -275,7 +281,7 @@ class HTTP1Codec:
         del self._buffer[: len(data)]
         self._remaining -= len(data)
         if not self._remaining:
-            self._reading = _Body.DONE
+            self._reading = DONE
         return Data(data, more=self._remaining > 0)
 
     def _next_chunks(self) -> Data | Pause:
@@ -288,7 +294,7 @@ class HTTP1Codec:
             if not pieces:
                 raise
             self._refusal = error  # what came before it is told first, as if it had come alone
-        if self._reading is _Body.DONE:
+        if self._reading is DONE:
             return Data(b"".join(pieces), more=False)
         return Data(b"".join(pieces), more=True) if pieces else NEED_DATA
 
@@ -343,5 +349,5 @@ class HTTP1Codec:
         end = self._find_end()
         if end is not None:
             del self._buffer[:end]
-            self._reading = _Body.DONE
+            self._reading = DONE
         return False

@@ -1,8 +1,8 @@
 """A request's head becomes a `Request`: what its target and its fields mean (RFC 9112, 3 and 6).
 
 The head is whole, and has the form that RFC 9112 gives it: `http1` has seen to that. The requests of a connection
-mostly differ in method and target alone. So what comes after these is read once, and known again for as long as it is
-the same, byte for byte.
+mostly differ in method and target alone, if in anything. So what comes after these is read once, and known again for as
+long as it is the same, byte for byte; and so is all of a head.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from trigi.config import HTTPParser
 from trigi.exceptions import BadRequest
@@ -19,7 +19,7 @@ from . import http1_h11
 from .events import Headers, Request
 from .headers import LENGTH, is_host, tokens
 
-__all__ = ["FieldParser", "HeadReader", "field_parser"]
+__all__ = ["FieldParser", "HeadReader", "ReadHead", "field_parser"]
 
 FieldParser = Callable[[bytes], Headers]
 """A whole head -> its fields, or `BadRequest`."""
@@ -32,7 +32,7 @@ FRAMING_FIELD: Final = {
 ABSOLUTE_FORM: Final = re.compile(rb"(?i:https?)://([^/?#]+)(/[^?#]*)?(?:\?([^#]*))?")
 
 KNOWN_SIZE: Final = 4096
-"""Bytes of version and fields that are worth remembering: what a client says of itself each time is less."""
+"""Bytes of a head, or of its version and fields, that are worth remembering: what a client says each time is less."""
 
 
 def field_parser(name: HTTPParser) -> FieldParser:
@@ -67,19 +67,37 @@ class _Fields:
     is_upgrade: bool
 
 
+class ReadHead(NamedTuple):
+    """A head that was read.
+
+    Attributes:
+        head: its bytes.
+        request: what it says, which nobody changes.
+        length: of the body that follows; 0 for none, `None` for chunks.
+    """
+
+    head: bytes
+    request: Request
+    length: int | None
+
+
 class HeadReader:
     """Reads the heads of one connection.
 
     Args:
         parse: splits their fields.
+
+    Attributes:
+        last: the last head, if it is worth remembering: the same again need not be read.
     """
 
     def __init__(self, parse: FieldParser) -> None:
+        self.last: ReadHead | None = None
         self._parse = parse
         self._known: _Fields | None = None
 
-    def read(self, head: bytes) -> tuple[Request, int | None]:
-        """The request, and the length of its body, `None` for chunks.
+    def read(self, head: bytes) -> ReadHead:
+        """What the head says.
 
         Raises:
             BadRequest: the head contradicts itself, or asks for what there is not.
@@ -107,7 +125,9 @@ class HeadReader:
             fields.accepts_trailers,
             fields.is_upgrade,
         )
-        return request, fields.length
+        read = ReadHead(head, request, fields.length)
+        self.last = read if len(head) <= KNOWN_SIZE else None
+        return read
 
 
 def _read_fields(head: bytes, source: bytes, parse: FieldParser) -> _Fields:

@@ -68,12 +68,12 @@ def http_scope(
         extension: the value of trigi's own extension.
         extensions: the names of ASGI's that work here.
     """
-    scope = _request_scope(request, connection, root_path, state)
+    scope = _request_scope(request, connection, root_path, state, extension)
     scope["type"] = "http"
     scope["scheme"] = "http" if connection.tls is None else "https"
     scope["method"] = request.method.upper()
-    scope["extensions"] |= {name: {} for name in extensions}
-    scope["extensions"]["trigi"] = extension
+    for name in extensions:
+        scope["extensions"][name] = {}
     return scope
 
 
@@ -87,18 +87,25 @@ def websocket_scope(
     subprotocols: list[str],
 ) -> dict[str, Any]:
     """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""
-    scope = _request_scope(request, connection, root_path, state)
+    scope = _request_scope(request, connection, root_path, state, extension)
     scope["type"] = "websocket"
     scope["scheme"] = "ws" if connection.tls is None else "wss"
     scope["subprotocols"] = list(subprotocols)
-    scope["extensions"] |= {"websocket.http.response": {}, "trigi": extension}
+    scope["extensions"]["websocket.http.response"] = {}
     return scope
 
 
 def _request_scope(
-    request: Request, connection: ConnectionInfo, root_path: str, state: dict[str, Any]
+    request: Request,
+    connection: ConnectionInfo,
+    root_path: str,
+    state: dict[str, Any],
+    extension: dict[str, Any],
 ) -> dict[str, Any]:
     """What the two kinds of scope that begin with a request have in common."""
+    extensions: dict[str, Any] = {"trigi": extension}
+    if connection.tls is not None:
+        extensions["tls"] = _copy_tls(connection.tls)
     return {
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
         "http_version": request.http_version,
@@ -110,7 +117,7 @@ def _request_scope(
         "client": connection.client,
         "server": connection.server,
         "state": state.copy(),
-        "extensions": {} if connection.tls is None else {"tls": _copy_tls(connection.tls)},
+        "extensions": extensions,
     }
 
 
