@@ -71,12 +71,12 @@ class HTTP1Connection:
             What was read, if it is the beginning of HTTP/2: then the stream is left open.
         """
         direct = self.transport.direct
-        self.context.connections.add(self)
-        if self.context.draining.is_set():  # it has begun since this connection was accepted
-            self.drain()
         try:
             async with trio.open_nursery() as self._applications:
                 self._application_task = ApplicationTask(self._applications, self._read_in_its_place)
+                self.context.connections.add(self)
+                if self.context.draining.is_set():  # it has begun since this connection was accepted
+                    self.drain()
                 if direct is not None:
                     direct.claim = self._claim
                 try:
@@ -107,6 +107,7 @@ class HTTP1Connection:
     def stop(self) -> None:
         """Read no more: the reader ends, and the connection is closed."""
         self._stopping = True
+        self._application_task.close()
         self._reading.cancel()
 
     # The reader

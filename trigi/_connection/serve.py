@@ -108,10 +108,13 @@ def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     """The endpoints of a socket's stream; of any other, nothing is known."""
     while isinstance(stream, trio.SSLStream):
         stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream | DirectStream):
-        return ConnectionInfo()
     try:
-        client, server = stream.socket.getpeername(), stream.socket.getsockname()
+        if isinstance(stream, DirectStream):
+            client, server = stream.endpoints()
+        elif isinstance(stream, trio.SocketStream):
+            client, server = stream.socket.getpeername(), stream.socket.getsockname()
+        else:
+            return ConnectionInfo()
     except OSError:  # the client has gone already
         return ConnectionInfo()
     if isinstance(server, tuple):

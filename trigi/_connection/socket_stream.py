@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from operator import index
 from socket import MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+from typing import Any
 
 import trio
 
@@ -32,6 +33,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     Args:
         connected: a stream socket, which is the stream's from then on.
+        peer: the address of its other end, if that is known already; as the `socket` module gives it.
 
     Attributes:
         socket: it.
@@ -42,18 +44,25 @@ class DirectStream(trio.abc.HalfCloseableStream):
     claim: Callable[[], bool] | None = None
     _pending = False  # something was read from the socket, and is still to be read from here
 
-    def __init__(self, connected: socket) -> None:
+    def __init__(self, connected: socket, peer: Any = None) -> None:
         connected.setblocking(False)
         self.socket = connected
+        self._peer = peer
         self._readable = True  # as far as is known: at first there is probably what a client begins with
         self._at_end = False  # whatever is read from the socket, there is nothing to be waited for
         self._receiving = False
         self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
         self._sending = False
         self._ended = False  # nothing more is to be sent
-        self._readiness = Readiness.current()
-        if self._readiness is not None:
-            self._readiness.watch(connected.fileno(), self._became_readable)
+        self._readiness: Readiness | None = None  # once it was waited for
+
+    def endpoints(self) -> tuple[Any, Any]:
+        """The addresses of the other end and of this one, as the `socket` module gives them.
+
+        Raises:
+            OSError: the connection is broken.
+        """
+        return self.socket.getpeername() if self._peer is None else self._peer, self.socket.getsockname()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What came, `b""` at the end. Cancellation loses nothing."""
@@ -176,7 +185,8 @@ class DirectStream(trio.abc.HalfCloseableStream):
                 self._end()
             if self._readiness is not None:
                 self._readiness.forget(self.socket.fileno())
-            trio.lowlevel.notify_closing(self.socket)
+            if self._sending or (self._receiving and self._waiting is None):  # somebody waits in trio's way
+                trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
             self._wake()
 
@@ -218,12 +228,20 @@ class DirectStream(trio.abc.HalfCloseableStream):
         descriptor = self._check_open()  # it may have been closed meanwhile
         if self._readable:
             await trio.lowlevel.checkpoint()
-        elif self._readiness is None:
-            await trio.lowlevel.wait_readable(descriptor)
-        else:
+        elif self._is_watched(descriptor):
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
             self._check_open()
+        else:
+            await trio.lowlevel.wait_readable(descriptor)
+
+    def _is_watched(self, descriptor: int) -> bool:
+        """Whether it is told when something comes: from the first time on that somebody waits for it."""
+        if self._readiness is None:
+            self._readiness = Readiness.current()
+            if self._readiness is not None:
+                self._readiness.watch(descriptor, self._became_readable)
+        return self._readiness is not None
 
     def _became_readable(self, at_end: bool) -> None:
         self._readable = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from socket import socket
 from ssl import MemoryBIO, SSLContext, SSLEOFError, SSLError, SSLWantReadError
+from typing import Any
 
 import trio
 
@@ -34,14 +35,15 @@ class TLSStream(DirectStream):
     Args:
         connected: a stream socket, which is the stream's from then on.
         context: certificates, protocols.
+        peer: as for any `DirectStream`.
 
     Attributes:
         socket: it.
         tls: what is known of TLS: `version()`, `cipher()`, `getpeercert()`.
     """
 
-    def __init__(self, connected: socket, context: SSLContext) -> None:
-        super().__init__(connected)
+    def __init__(self, connected: socket, context: SSLContext, peer: Any = None) -> None:
+        super().__init__(connected, peer)
         self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._unsent = b""  # encrypted

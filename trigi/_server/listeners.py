@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from math import inf
@@ -30,9 +31,15 @@ __all__ = [
 UNSENT_SIZE = 64 * 1024
 """Bytes that the system takes before it has sent those before them: what a client that does not read may keep here."""
 
+ACCEPTED_AT_ONCE = 16
+"""Connections that are accepted, if there are so many, before other tasks have their turns."""
+
 OPTIONS = [(socket.TCP_NODELAY, 1)]
 if hasattr(socket, "TCP_NOTSENT_LOWAT"):
     OPTIONS.append((socket.TCP_NOTSENT_LOWAT, UNSENT_SIZE))
+
+ARE_INHERITED = sys.platform == "linux"
+"""Whether a connection has from its listening socket what is set there; elsewhere that differs."""
 
 # What Linux passes on of a connection's own errors (accept(2)), where others have ECONNABORTED alone.
 GONE = {
@@ -115,19 +122,27 @@ class DirectListener(trio.abc.Listener[DirectStream]):
         self._ssl_context = ssl_context
         self._socket = socket.socket(fileno=listener.socket.fileno())
         self._socket.setblocking(False)
+        if ARE_INHERITED:
+            _set_options(self._socket)
+        self._in_a_row = 0
 
     async def accept(self) -> DirectStream:
-        """The next connection.
+        """The next connection. Other tasks run before it if it must be waited for, and after every few.
 
         Raises:
             trio.ClosedResourceError: the listener is closed, or was while this waited.
             OSError: the system can't, as when it has no descriptor left.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         while True:
-            await trio.lowlevel.checkpoint()
+            if self._in_a_row >= ACCEPTED_AT_ONCE:
+                self._in_a_row = 0
+                await trio.lowlevel.checkpoint()
+            self._in_a_row += 1
             try:
-                accepted, _ = self._socket.accept()
+                accepted, client = self._socket.accept()
             except BlockingIOError:
+                self._in_a_row = 0
                 await trio.lowlevel.wait_readable(self._socket)
                 continue
             except OSError as error:
@@ -136,17 +151,22 @@ class DirectListener(trio.abc.Listener[DirectStream]):
                 if error.errno not in GONE:
                     raise
                 continue
-            for option in OPTIONS:
-                with suppress(OSError):  # a unix socket has none of them
-                    accepted.setsockopt(socket.IPPROTO_TCP, *option)
+            if not ARE_INHERITED:
+                _set_options(accepted)
             if self._ssl_context is None:
-                return SocketStream(accepted)
-            return TLSStream(accepted, self._ssl_context)
+                return SocketStream(accepted, client)
+            return TLSStream(accepted, self._ssl_context, client)
 
     async def aclose(self) -> None:
         """Close the listening socket."""
         self._socket.detach()
         await self._listener.aclose()
+
+
+def _set_options(connected: socket.socket) -> None:
+    for option in OPTIONS:
+        with suppress(OSError):  # a unix socket has none of them
+            connected.setsockopt(socket.IPPROTO_TCP, *option)
 
 
 class LimitedListener(trio.abc.Listener[trio.abc.Stream]):
