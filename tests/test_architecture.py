@@ -42,6 +42,7 @@ SINGLE_IMPORTERS = {
     "h2": {"trigi._protocol.http2_h2"},
     "hpack": {"trigi._protocol.http2_h2", "trigi.testing.http2"},
     "wsproto": {"trigi._protocol.websocket", "trigi.testing.websocket"},
+    "websockets": {"trigi._protocol.websocket_frames"},
     "socket": {
         "trigi._server.bind",
         "trigi._server.listeners",
@@ -133,11 +134,11 @@ def test_no_import_is_hidden_from_the_interpreter():
 
 
 def test_only_known_libraries_are_imported():
-    """What `pyproject.toml` names: without `trigi[fast]` httptools is not there."""
+    """What `pyproject.toml` names: without `trigi[fast]` httptools and websockets are not there."""
     third_party = {
         imported.partition(".")[0]
         for name in MODULES
         for imported in imports(name)
         if imported.partition(".")[0] not in sys.stdlib_module_names
     }
-    assert third_party == {"trigi", "trio", "h11", "h2", "hpack", "httptools", "wsproto"}
+    assert third_party == {"trigi", "trio", "h11", "h2", "hpack", "httptools", "websockets", "wsproto"}

@@ -7,6 +7,7 @@ came to its end, and its stream was closed.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import trustme
 
 from trigi._connection.context import Observer, ServerContext
 from trigi._connection.serve import serve_stream
+from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config
 from trigi.testing import HTTPClient
 
@@ -103,6 +105,13 @@ class ServedClient(HTTPClient):
             await serve_stream(self.server, self.context)
         self.done.set()
 
+    def put(self, data: bytes) -> None:
+        """Send in this very moment, as the tasks that run find it."""
+        if isinstance(self.stream, SocketStream):
+            assert self.stream.send_nowait(data) == len(data)
+        else:
+            self.server.receive_stream.put_data(data)
+
     async def leave(self) -> None:
         """Close the connection, as a client does that has lost interest."""
         await trio.aclose_forcefully(self.stream)
@@ -122,9 +131,28 @@ def virtual_time(request, autojump_clock):
     request.node.add_marker(pytest.mark.trio(run=run), append=False)
 
 
+def socket_pair():
+    """Two ends of one connection of the system's."""
+    client, server = socket.socketpair()
+    return tuple(SocketStream(end) for end in (client, server))
+
+
+PAIRS = {"memory": trio.testing.memory_stream_pair, "socket": socket_pair}
+OVER_MEMORY = pytest.mark.parametrize("make_pair", [PAIRS["memory"]], ids=["memory"])
+
+
+def pytest_generate_tests(metafunc):
+    """A module may name the streams that its tests run over: over a socket, who reads is another task at times."""
+    streams = getattr(metafunc.module, "STREAMS", ("memory",))
+    if "make_pair" in metafunc.fixturenames and not any(
+        "make_pair" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        metafunc.parametrize("make_pair", [PAIRS[name] for name in streams], ids=streams)
+
+
 @pytest.fixture
-async def serve(virtual_time):
-    """Begins to serve an application on one end of a memory stream, and gives a client on the other.
+async def serve(virtual_time, make_pair):
+    """Begins to serve an application on one end of a stream, and gives a client on the other.
 
     Takes the application, settings, and: `pair`, which makes the two ends of the stream; `context`, to have several
     connections of one server; `state`, the lifespan's.
@@ -138,9 +166,7 @@ async def serve(virtual_time):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
 
-        def begin(
-            application, *, pair=trio.testing.memory_stream_pair, context=None, state=None, **settings
-        ) -> ServedClient:
+        def begin(application, *, pair=make_pair, context=None, state=None, **settings) -> ServedClient:
             if context is None:
                 context = ServerContext(application, Config(**settings), state=state, observer=Recorder())
             client = ServedClient(*pair(), context)

@@ -17,6 +17,8 @@ from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError
 
+STREAMS = ("memory", "socket")
+
 
 def remembering(application, tasks):
     """The same, and in which task each call was made."""

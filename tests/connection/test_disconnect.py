@@ -12,8 +12,18 @@ import pytest
 import trio
 import trio.testing
 
-from tests.connection.conftest import hello, read_body, respond, send_body, socket_like_pair, start
+from tests.connection.conftest import (
+    OVER_MEMORY,
+    hello,
+    read_body,
+    respond,
+    send_body,
+    socket_like_pair,
+    start,
+)
 from trigi.exceptions import ClientDisconnected
+
+STREAMS = ("memory", "socket")
 
 DISCONNECT = {"type": "http.disconnect"}
 
@@ -298,6 +308,7 @@ async def test_a_send_that_waits_for_the_client_raises_when_that_leaves(serve, l
     assert client.observer.failures == []
 
 
+@OVER_MEMORY
 async def test_a_write_that_fails_is_a_disconnect(serve):
     """A client that has stopped reading, though not sending, has left as well."""
     seen = []
@@ -315,6 +326,7 @@ async def test_a_write_that_fails_is_a_disconnect(serve):
     assert [(each.status, each.complete) for each in client.observer.ended] == [(200, False)]
 
 
+@OVER_MEMORY
 async def test_a_100_continue_that_cannot_be_written_is_a_disconnect(serve):
     """`receive` tells it as it tells every other."""
     seen = []
@@ -330,6 +342,7 @@ async def test_a_100_continue_that_cannot_be_written_is_a_disconnect(serve):
     assert client.observer.failures == []
 
 
+@OVER_MEMORY
 async def test_an_error_that_cannot_be_written(serve):
     """A 500 to a client that has gone."""
 

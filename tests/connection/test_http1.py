@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from tests.connection.conftest import (
+    OVER_MEMORY,
     Recorder,
     echo,
     hello,
@@ -32,6 +33,8 @@ from trigi._connection.transport import DISCARD_SECONDS, DISCARD_SIZE, WRITE_SIZ
 from trigi.config import Config
 from trigi.exceptions import InvalidMessage
 from trigi.testing import IncompleteResponse
+
+STREAMS = ("memory", "socket")
 
 FRAMING = {b"content-length", b"transfer-encoding", b"connection", b"date", b"server"}
 DATE = re.compile(rb"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT")
@@ -65,6 +68,7 @@ def own_headers(response):
 # The scope: HS of the checklist
 
 
+@OVER_MEMORY
 async def test_a_whole_scope(serve, keeper):
     """[HS-01 to 06, 09, 13 to 16, 19, 20, 24 to 28, 35]"""
     client = serve(keeper, state={"db": "open"})
@@ -648,6 +652,7 @@ async def test_response_headers_as_they_were_given(serve):
     assert own_headers(response) == [(name.lower(), value) for name, value in headers]
 
 
+@OVER_MEMORY
 @pytest.mark.parametrize(
     "headers",
     [
@@ -1294,6 +1299,7 @@ async def test_failed_calls_free_their_slot(serve):
         assert (await client.fetch()).status == 500
 
 
+@OVER_MEMORY
 async def test_a_client_that_leaves_before_its_503(serve):
     async def app(scope, receive, send):
         await trio.sleep(10)

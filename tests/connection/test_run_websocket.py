@@ -34,6 +34,9 @@ from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessag
 from trigi.testing import HTTPClient
 from trigi.testing.websocket import WebSocketClient, WebSocketClosed, WebSocketRejected, encode_frame
 
+STREAMS = ("memory", "socket")
+
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 CONNECT = {"type": "websocket.connect"}

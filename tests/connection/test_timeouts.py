@@ -9,10 +9,20 @@ import pytest
 import trio
 import trio.testing
 
-from tests.connection.conftest import echo, hello, read_body, respond, send_body, socket_like_pair, start
+from tests.connection.conftest import (
+    echo,
+    hello,
+    read_body,
+    respond,
+    send_body,
+    socket_like_pair,
+    start,
+)
 from trigi._connection.transport import CLOSE_SECONDS, DISCARD_SECONDS, WRITE_SIZE
 from trigi.exceptions import ClientDisconnected
 from trigi.testing import IncompleteResponse
+
+STREAMS = ("memory", "socket")
 
 DISCONNECT = {"type": "http.disconnect"}
 
@@ -227,9 +237,9 @@ async def test_a_request_that_comes_as_the_time_ends(serve, autojump_clock, begu
     rest = b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n".removeprefix(begun)
     if late:
         autojump_clock.jump(5)
-        client.server.receive_stream.put_data(rest)
+        client.put(rest)
     else:
-        client.server.receive_stream.put_data(rest)
+        client.put(rest)
         autojump_clock.jump(5)
     assert (await client.response()).status == 200
     assert told == []

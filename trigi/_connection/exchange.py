@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
@@ -250,6 +250,11 @@ class Exchange(ABC):
         """Raise `ClientDisconnected` if there is nobody to send to."""
         if self.disconnected:
             raise ClientDisconnected("the client has disconnected")
+
+    async def refuse_to_send(self) -> NoReturn:
+        """Raise `ClientDisconnected`: there is nobody to send to."""
+        await self._tell_disconnect()
+        raise ClientDisconnected("the client has disconnected")
 
     def end_sending(self) -> None:
         """The `send()` is about to return: only now may a task that waits in `receive()` learn of the end.

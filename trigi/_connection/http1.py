@@ -123,9 +123,9 @@ class HTTP1Connection:
                 await self._refuse_request(self._refused)
             if self._stopping:
                 return
-            # What was read in the same moment may have moved the deadline.
+            # What was read in the same moment may have moved the deadline, and so may what is read now.
             is_late = self._reading.cancelled_caught and trio.current_time() >= self._deadline
-            if is_late and not self._woken:
+            if is_late and not self._woken and not self._receive_at_last():
                 await self._time_out()
             self._woken = False
 
@@ -227,6 +227,17 @@ class HTTP1Connection:
             pass  # it says so again
         self._woken = True
         self._reading.cancel()
+
+    def _receive_at_last(self) -> bool:
+        """Whether something has come in the very moment in which the time for it ended."""
+        direct = self.transport.direct
+        data = None
+        if direct is not None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                data = direct.receive_nowait(READ_SIZE)
+        if data:
+            self._codec.receive_data(data)
+        return bool(data)
 
     def _client_left(self) -> None:
         self.transport.give_up()

@@ -99,7 +99,8 @@ class HTTPCall:
         """
         event = event_of(message)
         exchange = self._exchange
-        exchange.check_connected()
+        if exchange.disconnected:
+            await exchange.refuse_to_send()
         extension = EXTENSION_OF.get(event)
         if extension is not None and extension not in exchange.extensions:
             raise InvalidMessage(f"{message['type']}: the extension {extension} is not in this scope")

@@ -33,6 +33,8 @@ from trigi.typing import Message as ASGIMessage
 from .application import call_application
 from .exchange import Exchange
 from .run_http import HTTPCall
+from .socket_stream import DirectStream
+from .transport import UpgradedStream
 
 __all__ = ["run_websocket"]
 
@@ -48,6 +50,9 @@ READ_SIZE = 32 * 1024
 
 LARGE_READ_SIZE = 256 * 1024
 """The same in the middle of a frame that has as many."""
+
+READ: ASGIMessage = {}
+"""In the inbox: whoever takes it out is to read what has come, rather than have the reader do it."""
 
 
 async def run_websocket(exchange: Exchange) -> None:
@@ -107,6 +112,10 @@ class WebSocketCall:
         self._heard = trio.Event()  # something came since the last ping
         self._unread = 0  # bytes of memory that the messages in the inbox take
         self._room = trio.Event()  # they have become fewer, or nobody wants them any more
+        self._direct: DirectStream | None = None  # that the application may read, too
+        self._receiving = 0  # calls of `receive` that wait
+        self._asked = False  # one of them was asked to read
+        self._is_idle = False  # the reader waits, and has delivered all that it has read
         self._delivering = False
         self._reader_done = trio.Event()
 
@@ -120,12 +129,56 @@ class WebSocketCall:
         if not self._connect_given:
             self._connect_given = True
             return {"type": "websocket.connect"}
-        message = await self._exchange.next_message()
+        while (message := await self._next_message()) is READ:
+            data = self._read_in_its_place()
+            if data is not None:
+                return _to_message(data)
         if message is not None:
             self._unread -= sys.getsizeof(message.get("text", message.get("bytes")))
             self._room.set()
             return message
         return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
+
+    async def _next_message(self) -> ASGIMessage | None:
+        """As `Exchange.next_message`, and known to be waited for."""
+        self._receiving += 1
+        try:
+            return await self._exchange.next_message()
+        except BaseException:
+            self._leave_it_to_the_reader()  # what this task may have been asked to read
+            raise
+        finally:
+            self._receiving -= 1
+
+    def _claim(self) -> bool:
+        """Whether the application reads what has come: it waits for just that, and all before it was received."""
+        if not self._asked and self._receiving and self._is_idle and not self._exchange.ended:
+            self._asked = self._exchange.deliver_nowait(READ)
+        return self._asked
+
+    def _read_in_its_place(self) -> str | bytes | None:
+        """Read, as the reader would, a message that has come alone and whole; leave to it whatever else has come."""
+        if not self._asked:
+            return None
+        self._asked = False
+        direct, codec = self._direct, self._codec
+        assert direct is not None
+        assert codec is not None
+        data: bytes | None = b""
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it says so again
+            data = direct.receive_nowait(READ_SIZE)
+        message = codec.receive_message(data) if data and len(data) < READ_SIZE else None
+        if message is None and data is not None:
+            direct.give_back(data)
+        elif message is not None:
+            self._heard.set()
+        return message
+
+    def _leave_it_to_the_reader(self) -> None:
+        if self._asked:
+            self._asked = False
+            assert self._direct is not None
+            self._direct.give_back(b"")
 
     async def send(self, message: ASGIMessage) -> None:
         """Take one message of the application's (ASGI WebSocket 2.5, "Accept" and following).
@@ -147,7 +200,8 @@ class WebSocketCall:
         if event == "websocket.close" and self._exchange.disconnected:
             await trio.lowlevel.checkpoint()
             return
-        self._exchange.check_connected()
+        if self._exchange.disconnected:
+            await self._exchange.refuse_to_send()
         self._exchange.begin_sending()
         try:
             state = advance(WEBSOCKET_SEND, self.state, event)
@@ -278,6 +332,8 @@ class WebSocketCall:
             await self._read_messages(self._stream, self._codec)
             if self.state is WebSocket.CLOSED:
                 await self._stream.send_all(b"")  # the close frame may still wait behind a message
+        if self._direct is not None:
+            self._direct.claim = None
         if self.state is WebSocket.OPEN:
             self._exchange.disconnect()
         self._keeping_alive.cancel()
@@ -288,10 +344,16 @@ class WebSocketCall:
 
     async def _read_messages(self, stream: trio.abc.Stream, codec: WebSocketCodec) -> None:
         while codec.closed is None:
+            if self._direct is None and isinstance(stream, UpgradedStream) and stream.direct is not None:
+                self._direct = stream.direct
+                self._direct.claim = self._claim
+            self._is_idle = True
             try:
                 data = await stream.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
+            finally:
+                self._is_idle = False
             self._heard.set()
             events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
             if replies := codec.data_to_send():
@@ -310,7 +372,6 @@ class WebSocketCall:
 
         That is `websocket_message_size_limit` for all of them, or one message.
         """
-        key = "text" if isinstance(data, str) else "bytes"
         size = sys.getsizeof(data)
         self._delivering = True
         limit = self._config.websocket_message_size_limit
@@ -318,7 +379,7 @@ class WebSocketCall:
             self._room = trio.Event()
             await self._room.wait()
         self._unread += size
-        await self._exchange.deliver({"type": "websocket.receive", key: data})
+        await self._exchange.deliver(_to_message(data))
         self._delivering = False
 
     def _client_closed(self, closed: Closed) -> None:
@@ -362,3 +423,7 @@ class WebSocketCall:
         with trio.move_on_after(self._config.websocket_close_timeout):
             await self._reader_done.wait()
         self._reading.cancel()
+
+
+def _to_message(data: str | bytes) -> ASGIMessage:
+    return {"type": "websocket.receive", "text" if isinstance(data, str) else "bytes": data}

@@ -54,6 +54,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
         self._sending = False
         self._ended = False  # nothing more is to be sent
+        self._given_back = b""
         self._readiness: Readiness | None = None  # once it was waited for
 
     def endpoints(self) -> tuple[Any, Any]:
@@ -74,11 +75,11 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self._check_open()
         self._receiving = True
         try:
-            if self._readable or self._pending:
+            if self._readable or self._pending or self._given_back:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._wait_readable()
-            while (data := self._read(size)) is None:
+            while (data := self._next(size)) is None:
                 await self._wait_readable()
         except OSError as error:
             raise self._failed(error) from error
@@ -94,13 +95,18 @@ class DirectStream(trio.abc.HalfCloseableStream):
             trio.ClosedResourceError: the stream was closed.
         """
         try:
-            data = self._read(max_bytes)
+            data = self._next(max_bytes)
         except OSError as error:
             raise self._failed(error) from error
         finally:
             if self._readable or self._pending:
                 self._wake()
         return data
+
+    def give_back(self, data: bytes) -> None:
+        """Have whoever waits in `receive_some` read what was read last, or look whether there is anything else."""
+        self._given_back = data + self._given_back
+        self._wake()
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         """Send what the socket takes at once: how many bytes that was, perhaps none.
@@ -166,7 +172,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def has_unread(self) -> bool:
         """Whether bytes have come that were not read: upon which to close would be to reset."""
         try:
-            return bool(self.socket.recv(1, MSG_PEEK))
+            return bool(self._given_back or self.socket.recv(1, MSG_PEEK))
         except OSError:  # there is nothing, or never will be
             return False
 
@@ -211,6 +217,13 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     def _end(self) -> None:
         """Say that no more will be written, if the protocol has a word for that."""
+
+    def _next(self, size: int) -> bytes | None:
+        """What was given back, or else is there; `None` if that is nothing."""
+        if self._given_back:
+            data, self._given_back = self._given_back[:size], self._given_back[size:]
+            return data
+        return self._read(size)
 
     def _receive(self, size: int) -> bytes | None:
         """One call of the system's: what there is of so many bytes."""

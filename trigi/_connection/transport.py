@@ -82,27 +82,25 @@ class Transport:
         wire, so the transport is broken from then on.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        at_once = self.direct is not None and not self.broken and not self._lock.locked()
-        if at_once and sum(map(len, parts)) <= AT_ONCE_SIZE:
-            rest = self._write_at_once(parts[0] if len(parts) == 1 else b"".join(parts))
-            if not rest:
-                if self._at_once > AT_ONCE_SIZE:
-                    self._at_once = 0
-                    await trio.lowlevel.cancel_shielded_checkpoint()  # it has been written
-                return
-            parts = [rest]
+        direct = self.direct
+        if direct is not None and not self.broken and not self._lock.locked():
+            if len(parts) > 1 and sum(map(len, parts)) <= AT_ONCE_SIZE:
+                parts = [b"".join(parts)]
+            data = parts[0]
+            if len(data) <= AT_ONCE_SIZE and len(parts) == 1:
+                try:
+                    sent = direct.send_nowait(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    self.broken = True
+                    raise ClientDisconnected("the client has disconnected") from error
+                self._at_once += sent + AT_ONCE_COST
+                if sent == len(data):  # as nearly always
+                    if self._at_once > AT_ONCE_SIZE:
+                        self._at_once = 0
+                        await trio.lowlevel.cancel_shielded_checkpoint()
+                    return
+                parts = [data[sent:]]
         await self._alone(self._write_parts, parts)
-
-    def _write_at_once(self, data: bytes) -> bytes:
-        """Write what the socket takes now, as it does nearly always: what is left, nothing as a rule."""
-        assert self.direct is not None
-        try:
-            sent = self.direct.send_nowait(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self.broken = True
-            raise ClientDisconnected("the client has disconnected") from error
-        self._at_once += sent + AT_ONCE_COST
-        return data[sent:]
 
     async def send_file(
         self, before: bytes, span: files.Span, after: bytes, report: Callable[[int], None]
@@ -251,6 +249,11 @@ class UpgradedStream(trio.abc.Stream):
     def __init__(self, transport: Transport, received: bytes) -> None:
         self._transport = transport
         self._received = received
+
+    @property
+    def direct(self) -> DirectStream | None:
+        """The stream below, if it can be read without waiting and is all that there is to be read."""
+        return None if self._received else self._transport.direct
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """What came with the request, then what comes. Cancellation loses nothing."""

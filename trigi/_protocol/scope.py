@@ -147,4 +147,7 @@ def mounted_path(raw_path: bytes, root_path: str) -> str:
 
 def _copy_tls(tls: dict[str, Any]) -> dict[str, Any]:
     """The extension, with a list of its own for the client's chain."""
-    return {key: value.copy() if isinstance(value, list) else value for key, value in tls.items()}
+    copied = tls.copy()
+    if "client_cert_chain" in tls:
+        copied["client_cert_chain"] = list(tls["client_cert_chain"])
+    return copied

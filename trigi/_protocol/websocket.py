@@ -1,10 +1,11 @@
 """An open WebSocket: bytes become messages, and messages bytes (RFC 6455, sections 5 to 8; RFC 7692).
 
-wsproto parses: headers, masks, UTF-8, close codes. What it leaves to its user is here: messages made whole,
-and a bound for everything that a peer can make grow. The bounds sit in `FrameGuard`, an extension of
-wsproto's decoder, since that is where sizes are known before memory is taken: by the header that announces a
-frame, and piece by piece while a compressed one is inflated. Writing needs no help: a server's frame is a
-short header and the payload as it is, for only clients mask (RFC 6455, 5.1).
+A frame that is a whole message, as nearly all are, `websocket_frames` reads. The others wsproto parses: headers,
+masks, UTF-8, close codes. What it leaves to its user is here: messages made whole, and a bound for everything
+that a peer can make grow. The bounds sit in `FrameGuard`, an extension of wsproto's decoder, since that is where
+sizes are known before memory is taken: by the header that announces a frame, and piece by piece while a
+compressed one is inflated. Writing needs no help: a server's frame is a short header and the payload as it is,
+for only clients mask (RFC 6455, 5.1).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opc
 
 from trigi.exceptions import InvalidMessage
 
+from .websocket_frames import FrameReader, Message
 from .websocket_handshake import DeflateParameters
 
 __all__ = ["Closed", "Message", "Pong", "WSEvent", "WebSocketCodec"]
@@ -63,13 +65,6 @@ _REASONS: Mapping[int, str] = {1007: "invalid payload data", 1009: "message too 
 
 
 @dataclass(slots=True)
-class Message:
-    """A whole message: `str` if it is text, `bytes` if it is binary (RFC 6455, 5.6)."""
-
-    data: str | bytes
-
-
-@dataclass(slots=True)
 class Pong:
     """The answer to a ping, or a sign of life that nobody asked for (RFC 6455, 5.5.3)."""
 
@@ -102,6 +97,7 @@ class FrameGuard(Extension):
     Attributes:
         reason: what was wrong with a frame, if there is more to say than its close code does.
         is_bad_gateway: whether the client closed with 1014, which wsproto is shown as 1011.
+        message_size_limit: bytes of one message, as zlib can count them.
         missing: bytes that a frame's header has announced and that have not come, if they are not compressed.
     """
 
@@ -113,7 +109,7 @@ class FrameGuard(Extension):
         self.reason = ""
         self.is_bad_gateway = False
         self.missing = 0
-        self._message_size_limit = int(min(message_size_limit, sys.maxsize - 1))  # zlib counts no further
+        self.message_size_limit = int(min(message_size_limit, sys.maxsize - 1))  # zlib counts no further
         self._frame_count_limit = frame_count_limit
         self._may_compress = deflate is not None
         self._keep_window = deflate is not None and not deflate.client_no_context_takeover
@@ -125,6 +121,11 @@ class FrameGuard(Extension):
         self._frames = 0
         self._size = 0
         self._is_compressed = False
+
+    @property
+    def in_message(self) -> bool:
+        """Whether the next frame may only be a control frame or continue a message (RFC 6455, 5.4)."""
+        return self._frames > 0
 
     def enabled(self) -> bool:
         """Always, also without compression."""
@@ -150,7 +151,7 @@ class FrameGuard(Extension):
         if self._frames == 0:
             self._is_compressed = rsv.rsv1
         self._announced = 0 if self._is_compressed else payload_length
-        if self._size + self._announced > self._message_size_limit:
+        if self._size + self._announced > self.message_size_limit:
             return CloseReason.MESSAGE_TOO_BIG
         self.missing = self._announced
         # RSV1 says for a whole message, in its first frame, that it is compressed (RFC 7692, 6).
@@ -191,12 +192,12 @@ class FrameGuard(Extension):
                     # The largest window reads what was written with any smaller one.
                     self._inflater = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
                 try:
-                    room = self._message_size_limit - self._size
+                    room = self.message_size_limit - self._size
                     inflated.append(self._inflater.decompress(rest, room + 1))
                 except zlib.error:
                     return CloseReason.INVALID_FRAME_PAYLOAD_DATA
                 self._size += len(inflated[-1])
-                if self._size > self._message_size_limit:
+                if self._size > self.message_size_limit:
                     return CloseReason.MESSAGE_TOO_BIG
                 rest = self._inflater.unused_data
                 # The sender may mark a block as the last (7.2.3.4): what follows is a new stream.
@@ -231,6 +232,7 @@ class WebSocketCodec:
         self._compressor: Any = None  # zlib's types have no public names
         self._guard = FrameGuard(deflate, message_size_limit, frame_count_limit)
         self._connection = Connection(ConnectionType.SERVER, [self._guard])
+        self._reader = FrameReader(self._guard.message_size_limit)
         self._replies: list[bytes] = []
         # A message that is incomplete, text as UTF-8. A list of its pieces, each perhaps of one byte, could take
         # many times its size.
@@ -241,6 +243,31 @@ class WebSocketCodec:
         events: list[WSEvent] = []
         if self.closed is not None:
             return events
+        self._reader.feed(data)
+        while self.closed is None:
+            # RFC 6455, 5.4. After a close frame messages are dropped: none is kept first until it is complete.
+            taken = self._reader.take(may_read=not (self._guard.in_message or self.close_sent))
+            if taken is None:
+                break
+            if isinstance(taken, Message):
+                events.append(taken)
+            else:
+                events += self._parse(taken)
+        return events
+
+    def receive_message(self, data: bytes) -> str | bytes | None:
+        """What the message says that these bytes are, if they are one and nothing else; `None` if not.
+
+        Then nothing has been received: they are for `receive_data`.
+        """
+        if self._guard.in_message or self.close_sent or self.closed is not None:
+            return None
+        message = self._reader.take_alone(data)
+        return None if message is None else message.data
+
+    def _parse(self, data: bytes) -> list[WSEvent]:
+        """The events of bytes that are wsproto's: all of one frame."""
+        events: list[WSEvent] = []
         self._connection.receive_data(data)
         for event in self._connection.events():
             if isinstance(event, ReceivedMessage):
@@ -257,13 +284,13 @@ class WebSocketCodec:
     @property
     def missing(self) -> int:
         """Bytes that are known to come before another frame can begin, as far as they are none to inflate."""
-        return self._guard.missing
+        return self._reader.missing or self._guard.missing
 
     def receive_eof(self) -> list[WSEvent]:
         """The client sends no more: `Closed` with 1006, unless `Closed` came before (RFC 6455, 7.1.5)."""
         if self.closed is not None:
             return []
-        self._partial = None
+        self._let_go()
         self.closed = Closed(1006, "")
         return [self.closed]
 
@@ -294,9 +321,14 @@ class WebSocketCodec:
             payload = _close_payload(code, reason)
         self._reply(Opcode.CLOSE, payload)
         self.close_sent = True
-        self._partial = None
+        self._let_go()
         self.closed = Closed(code, reason)
         return self.closed
+
+    def _let_go(self) -> None:
+        """What is there of a message can't be completed any more."""
+        self._partial = None
+        self._reader.clear()
 
     def _reply(self, opcode: Opcode, payload: bytes) -> None:
         if not self.close_sent:
@@ -347,6 +379,7 @@ class WebSocketCodec:
         data = self._send(_FIN | Opcode.CLOSE, _close_payload(code, reason))
         self.close_sent = self.close_sent or self.closed is None
         self._partial = None
+        self.receive_data(b"")  # what is kept of a frame need not be any more
         return data
 
     def _can_send(self) -> bool:

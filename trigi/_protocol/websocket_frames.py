@@ -1,22 +1,20 @@
-"""Frames that are whole messages are read here, at once; the bytes of all others are left to wsproto (RFC 6455, 5.2).
+"""Frames that are whole messages are read here; the bytes of all others are wsproto's (RFC 6455, 5.2).
 
 Nearly every message comes as one frame: not fragmented, not compressed, masked, its length in the shortest form and
-within the limit. Of such a frame there is nothing to judge, and to read it takes a header, a mask and a copy. wsproto is
-made for all that a frame can be, and takes five times as long. So it gets what is left, byte for byte, and remains the
-judge of it: control frames, fragments, compressed messages, and whatever is wrong.
+within the limit. In such a frame there is nothing to judge but UTF-8. To read it takes a header, a mask and a copy;
+wsproto, which is made for all that a frame can be, takes some seven times as long. So it gets what is left, byte for
+byte, and remains the judge of it: control frames, fragments, compressed messages, and whatever is wrong.
 
-Who gets a frame is decided once, at its beginning, as soon as its length is known: wsproto says nothing of a frame
-before that, so nobody can tell that it has not seen the bytes yet. With its length known, a frame has an end: there the
-next one is decided about. Only frames between two messages are read here, and these leave no trace in wsproto.
+Whose a frame is, is decided once, when its length is known. Until then wsproto says nothing of a frame either, so that
+nobody can tell who has the bytes. And from then on the frame has an end, where the next one is decided about. Between
+two messages nothing in wsproto depends on those it has not seen.
 
-A binary frame is kept until it is complete. A text frame is read here if it is complete when it is decided about, and if
-it is UTF-8. The rest of text is wsproto's: it decodes the bytes as they come, and so refuses at the first that is wrong
-instead of taking the whole message first.
+A binary frame waits here until it is complete. A text frame is read here if it is complete already, and is UTF-8. The
+rest of text is wsproto's, which decodes it as it comes: it refuses the first byte that is wrong, however many follow.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,29 +36,23 @@ STRETCH: Final = 64 * 1024
 XOR_TABLES: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
-def unmask_in_python(payload: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
+def unmask_in_python(data: bytes | bytearray | memoryview, mask: bytes | bytearray) -> bytes:
     """The payload without its mask (RFC 6455, 5.3)."""
-    size = len(payload)
+    size = len(data)
     if size <= SHORT:
-        mask = (key * (size // 4 + 1))[:size]
-        return (int.from_bytes(payload) ^ int.from_bytes(mask)).to_bytes(size)
-    stretches = [bytearray(payload[start : start + STRETCH]) for start in range(0, size, STRETCH)]
+        repeated = (mask * (size // 4 + 1))[:size]
+        return (int.from_bytes(data) ^ int.from_bytes(repeated)).to_bytes(size)
+    stretches = [bytearray(data[start : start + STRETCH]) for start in range(0, size, STRETCH)]
     for stretch in stretches:
         for i in range(4):
-            stretch[i::4] = stretch[i::4].translate(XOR_TABLES[key[i]])
+            stretch[i::4] = stretch[i::4].translate(XOR_TABLES[mask[i]])
     return b"".join(stretches)
 
 
 try:
-    from wsaccel.xormask import XorMaskerSimple  # type: ignore[import] # without types, and an extra
-except ImportError:
+    from websockets.speedups import apply_mask as unmask
+except ImportError:  # it is an extra, trigi[fast], and what it has in C is its own extra
     unmask = unmask_in_python
-else:
-
-    def unmask(payload: bytes | bytearray | memoryview, key: bytes | bytearray) -> bytes:
-        """The same by wsaccel: in C, eight bytes at a time."""
-        unmasked: bytes = XorMaskerSimple(key).process(payload)
-        return unmasked
 
 
 @dataclass(slots=True)
@@ -73,8 +65,8 @@ class Message:
 class FrameReader:
     """Divides the bytes of a WebSocket between itself and wsproto, in order.
 
-    Feed it with `feed()` and ask `take()` until it says `None`. The work is proportional to the bytes, however short
-    the reads are, and what waits here is one frame that began, and never more than a frame within the limit.
+    Feed it with `feed()` and ask `take()` until it says `None`. What waits in it then is at most the beginning of one
+    frame, and its work is proportional to the bytes and the reads.
 
     Args:
         message_size_limit: bytes of the largest message that is read here.
@@ -85,7 +77,7 @@ class FrameReader:
         # Between `take` saying `None` and the next `feed` the buffer begins with a frame, or is empty.
         self._buffer: bytes | bytearray = b""
         self._start = 0  # of what has not been given
-        self._wanted = 2  # bytes of a frame that must have come before there is anything to do with it
+        self._wanted = 0  # bytes of the frame that waits, before there is anything to do with it
         self._passing = 0  # bytes still to come of a frame that is wsproto's
 
     @property
@@ -105,25 +97,38 @@ class FrameReader:
         self._buffer = b""
         self._start = 0
 
+    def take_alone(self, data: bytes) -> Message | None:
+        """The message that these bytes are, if they are one, and nothing else waits. If not, they are not taken."""
+        if self._buffer or self._passing:
+            return None
+        self.feed(data)
+        taken = self.take(may_read=True)
+        is_alone = self._start == len(data)
+        self.clear()
+        self._passing = 0
+        return taken if is_alone and isinstance(taken, Message) else None
+
     def take(self, *, may_read: bool) -> Message | bytes | None:
         """A message, or bytes for wsproto; `None` until more have come.
 
         Args:
-            may_read: whether a frame that begins here may be read here: no fragmented message is under way.
+            may_read: whether frames may be read here. If not, then what waits is wsproto's, too.
         """
         buffer, start = self._buffer, self._start
         size = len(buffer) - start
         if self._passing and size:
             return self._pass(self._passing)
-        if size < (self._wanted if may_read else 2):
-            return self._wait_for(self._wanted)
+        if size < 2:
+            self._wait_for(2)
+            return None
         first, second = buffer[start], buffer[start + 1]
         length, payload_start, is_shortest = second & ~MASK, start + 6, True
         # With an opcode that may not have such a length, wsproto refuses the frame by these two bytes.
         if length > 125 and first & 0x0F <= 2:
             extension = 2 if length == 126 else 8
             if size < 2 + extension:
-                return self._wait_for(2 + extension)
+                self._wait_for(2 + extension)
+                return None
             length = int.from_bytes(buffer[start + 2 : start + 2 + extension])
             payload_start += extension
             is_shortest = length > (125 if extension == 2 else 0xFFFF)
@@ -136,14 +141,17 @@ class FrameReader:
             and length <= self._message_size_limit
         ):
             if end > len(buffer):
-                return self._wait_for(end - start)
+                self._wait_for(end - start)
+                return None
             payload = buffer[payload_start:end] if length <= SHORT else memoryview(buffer)[payload_start:end]
             data = unmask(payload, buffer[payload_start - 4 : payload_start])
-            with suppress(UnicodeDecodeError):
+            try:
                 message = Message(data if first == WHOLE_BINARY else data.decode())
-                self._start, self._wanted = end, 2
+            except UnicodeDecodeError:
+                pass  # wsproto shall say so
+            else:
+                self._start = end
                 return message
-        self._wanted = 2
         return self._pass(end - start)
 
     def _pass(self, size: int) -> bytes:
