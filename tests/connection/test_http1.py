@@ -224,9 +224,9 @@ async def test_scopes_share_nothing(serve):
     assert state == {"db": []}
 
 
-@pytest.mark.parametrize(("at_once", "reads"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(("at_once", "waits"), [(True, 0), (False, 1)])
 async def test_after_the_last_request_nothing_is_waited_for_if_it_is_answered_at_once(
-    monkeypatch, at_once, reads
+    monkeypatch, at_once, waits
 ):
     """To begin to wait for a socket, and to stop that, costs as much as a small request."""
     client, stream = map(SocketStream, socket.socketpair())
@@ -248,7 +248,7 @@ async def test_after_the_last_request_nothing_is_waited_for_if_it_is_answered_at
         with trio.fail_after(60):
             await serve_stream(stream, ServerContext(application, Config()))
         assert (await client.receive_some()).endswith(b"hello")
-    assert len(sizes) == reads
+    assert len(sizes) == waits
 
 
 class Hooked(SocketStream):

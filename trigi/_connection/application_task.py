@@ -31,13 +31,12 @@ class ApplicationTask:
 
     def __init__(self, nursery: trio.Nursery, read: Callable[[], None]) -> None:
         self._nursery = nursery
-        self._read = read
+        self._read: Callable[[], None] | None = read  # until no other request will come
         self._context = copy_context()
         self._task: trio.lowlevel.Task | None = None  # that has the newest call; no other waits
         self._waiting = False
         self._reading = False
         self._next: Exchange | None = None  # for the one that has been waiting
-        self._closed = False
 
     def start(self, exchange: Exchange) -> None:
         """Have the application called."""
@@ -56,18 +55,18 @@ class ApplicationTask:
 
     def close(self) -> None:
         """No other request will come: the task ends, or will after the call that it makes."""
-        self._closed = True
+        self._read = None  # what knows this task is not kept by it, and need not wait for the collector
         self._wake()
 
     async def _answer(self, exchange: Exchange | None) -> None:
         task = self._task = trio.lowlevel.current_task()
         while exchange is not None and await run_http(exchange) and self._task is task:
             exchange = None
-            while exchange is None and not self._closed:
+            while exchange is None and self._read is not None:
                 self._waiting = True
                 task.context = self._context.copy()  # from its next step on, which is where the call begins
                 await trio.lowlevel.wait_task_rescheduled(self._cancel)
-                if self._reading and self._next is None and not self._closed:
+                if self._reading and self._next is None and self._read is not None:
                     self._read()
                 self._reading = False
                 exchange, self._next = self._next, None

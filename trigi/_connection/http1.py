@@ -92,6 +92,7 @@ class HTTP1Connection:
                 if self._reader_done is None and not self._is_http2:
                     await self._close()
         finally:
+            self._exchange = None  # so that no collector is needed for the two
             self.context.connections.discard(self)
             if not self._is_http2:
                 await self.transport.close()
@@ -113,6 +114,9 @@ class HTTP1Connection:
     # The reader
 
     async def _read_requests(self) -> None:
+        self._read_at_once()  # as a rule the first request has come by now
+        if self._exchange is not None and self._exchange.must_close and await self._may_have_ended():
+            return
         while True:
             try:
                 with trio.CancelScope(deadline=self._deadline) as self._reading:
@@ -125,7 +129,7 @@ class HTTP1Connection:
                 return
             # What was read in the same moment may have moved the deadline, and so may what is read now.
             is_late = self._reading.cancelled_caught and trio.current_time() >= self._deadline
-            if is_late and not self._woken and not self._receive_at_last():
+            if is_late and not self._woken and not self._receive_nowait():
                 await self._time_out()
             self._woken = False
 
@@ -188,11 +192,8 @@ class HTTP1Connection:
             # As a deadline passed that is too early, a piece of the body for which there is no room would be lost.
             if self._deadline == inf and self._reading.deadline != inf:
                 self._reading.deadline = inf
-        elif self._exchange.must_close:
-            for _ in range(2):  # the first time the application may come after this task, not the second
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            if self._stopping:
-                return  # the response has left, and whoever closes looks whether anything has come
+        elif self._exchange.must_close and await self._may_have_ended():
+            return
         try:
             data = await self.transport.stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -205,31 +206,42 @@ class HTTP1Connection:
         else:
             self._client_left()
 
+    async def _may_have_ended(self) -> bool:
+        """Whether the last response has left, once the application has had its turn.
+
+        Then there is nothing to wait for: whoever closes looks whether anything has come.
+        """
+        for _ in range(2):  # the first time the application may come after this task, not the second
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if self._stopping:
+                return True
+        return False
+
     def _claim(self) -> bool:
         """Whether the application's task reads what has come: between requests, if it is free."""
         return self._exchange is None and self._application_task.claim()
 
     def _read_in_its_place(self) -> None:
-        """Read, as the reader would, a request that has come whole; leave to the reader whatever else has come."""
-        codec, direct = self._codec, self.transport.direct
-        assert direct is not None
-        try:
-            if not self._stopping and (data := direct.receive_nowait(READ_SIZE)):
-                codec.receive_data(data)
-                event = codec.next_event()
-                if type(event) is Request:
-                    exchange = self._start_exchange(event)
-                    if event.has_body and type(piece := codec.next_event()) is Data:
-                        exchange.deliver_nowait(exchange.to_message(piece))  # it is the first
-                    if codec.request_complete:
-                        return
-        except (BadRequest, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it says so again
-        self._woken = True
-        self._reading.cancel()
+        """Do what the reader would do; leave to it what takes more than that."""
+        if not self._read_at_once():
+            self._woken = True
+            self._reading.cancel()
 
-    def _receive_at_last(self) -> bool:
-        """Whether something has come in the very moment in which the time for it ended."""
+    def _read_at_once(self) -> bool:
+        """Read a request that has come whole: whether that was all there was."""
+        codec = self._codec
+        try:
+            if not self._stopping and self._receive_nowait() and type(event := codec.next_event()) is Request:
+                exchange = self._start_exchange(event)
+                if event.has_body and type(piece := codec.next_event()) is Data:
+                    exchange.deliver_nowait(exchange.to_message(piece))  # it is the first
+                return codec.request_complete
+        except BadRequest:
+            pass  # the codec says so again
+        return False
+
+    def _receive_nowait(self) -> bool:
+        """Take what there is, as far as that can be known: whether there was anything."""
         direct = self.transport.direct
         data = None
         if direct is not None:

@@ -164,9 +164,10 @@ class WebSocketCall:
         direct, codec = self._direct, self._codec
         assert direct is not None
         assert codec is not None
-        data: bytes | None = b""
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it says so again
+        try:
             data = direct.receive_nowait(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""  # the reader will be told the same
         message = codec.receive_message(data) if data and len(data) < READ_SIZE else None
         if message is None and data is not None:
             direct.give_back(data)
@@ -207,7 +208,10 @@ class WebSocketCall:
             state = advance(WEBSOCKET_SEND, self.state, event)
             match message["type"]:
                 case "websocket.send":
-                    await self._send_message(check_websocket_data(message))
+                    assert self._codec is not None
+                    frame = self._codec.send_message(check_websocket_data(message))
+                    self._exchange.bytes_sent += len(frame)
+                    await self._write(frame)
                 case "websocket.accept":
                     await self._accept(message)
                 case "websocket.close":
@@ -269,12 +273,6 @@ class WebSocketCall:
             raise InvalidMessage(f"{message['type']}: over HTTP/2 a status of {status} accepts")
         headers = [*head.headers, (b"connection", b"close")]
         await self._denial.send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def _send_message(self, data: str | bytes) -> None:
-        assert self._codec is not None
-        frame = self._codec.send_message(data)
-        self._exchange.bytes_sent += len(frame)
-        await self._write(frame)
 
     async def finish(self, *, failed: bool) -> None:
         """The application has returned, or failed: answer or close if it did not."""

@@ -45,14 +45,16 @@ async def _serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None
     stream = as_direct(stream)
     info = _connection_info(stream)
     transport = Transport(stream, info, context.config.write_timeout)
+    chose_http2 = False
     try:
-        if isinstance(stream, trio.SSLStream | TLSStream):
+        if isinstance(stream, TLSStream | trio.SSLStream):
             if not await _shake_hands(stream, transport, context):
                 return
             if context.describe_tls is not None:
                 info.tls = context.describe_tls(stream)
+            chose_http2 = stream.selected_alpn_protocol() == "h2"  # ALPN (RFC 9113, 3.2)
         received: bytes | None = b""
-        if not _chose_http2(stream):
+        if not chose_http2:
             received = await HTTP1Connection(transport, context).serve()
         if received is not None:
             await HTTP2Connection(transport, context, received).serve()
@@ -99,22 +101,17 @@ class _Handshake:
         self._scope.cancel()
 
 
-def _chose_http2(stream: trio.abc.Stream) -> bool:
-    """Whether client and server have agreed on HTTP/2 in the TLS handshake (ALPN, RFC 9113, 3.2)."""
-    return isinstance(stream, trio.SSLStream | TLSStream) and stream.selected_alpn_protocol() == "h2"
-
-
 def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     """The endpoints of a socket's stream; of any other, nothing is known."""
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
     try:
         if isinstance(stream, DirectStream):
             client, server = stream.endpoints()
-        elif isinstance(stream, trio.SocketStream):
-            client, server = stream.socket.getpeername(), stream.socket.getsockname()
         else:
-            return ConnectionInfo()
+            while isinstance(stream, trio.SSLStream):
+                stream = stream.transport_stream
+            if not isinstance(stream, trio.SocketStream):
+                return ConnectionInfo()
+            client, server = stream.socket.getpeername(), stream.socket.getsockname()
     except OSError:  # the client has gone already
         return ConnectionInfo()
     if isinstance(server, tuple):

@@ -310,7 +310,7 @@ class SocketStream(DirectStream):
 
 def as_direct(stream: trio.abc.Stream) -> trio.abc.Stream:
     """A `trio.SocketStream` as one of ours, which has its socket from then on; any other as it is."""
-    if not isinstance(stream, trio.SocketStream):
+    if isinstance(stream, SocketStream) or not isinstance(stream, trio.SocketStream):
         return stream
     accepted = stream.socket
     kind = accepted.family, accepted.type, accepted.proto

@@ -32,6 +32,8 @@ AT_ONCE_SIZE = 257 * 1024
 AT_ONCE_COST = 4096
 """What each write counts for beside its bytes: small ones take time, too."""
 
+CAN_COPY = hasattr(os, "sendfile")
+
 DISCARD_SIZE = 256 * 1024
 """Bytes of a request's body that are read for nothing after its response, so that the connection can be used on."""
 
@@ -64,11 +66,11 @@ class Transport:
         self.stream = stream
         self.info = info
         self.closed = False
-        self.copies_files = isinstance(stream, SocketStream) and hasattr(os, "sendfile")
+        self.copies_files = isinstance(stream, SocketStream) and CAN_COPY
         self.direct = stream if isinstance(stream, DirectStream) else None
         self.broken = False
         self._write_timeout = write_timeout
-        self._lock = trio.Lock()
+        self._lock: trio.Lock | None = None  # made when it is first needed
         self._writing: trio.CancelScope | None = None
         self._at_once = 0  # bytes that were written since others could run
 
@@ -83,7 +85,7 @@ class Transport:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         direct = self.direct
-        if direct is not None and not self.broken and not self._lock.locked():
+        if direct is not None and not self.broken and (self._lock is None or not self._lock.locked()):
             if len(parts) > 1 and sum(map(len, parts)) <= AT_ONCE_SIZE:
                 parts = [b"".join(parts)]
             data = parts[0]
@@ -123,10 +125,11 @@ class Transport:
         self, write: Callable[[*Arguments, trio.CancelScope], Awaitable[None]], *args: *Arguments
     ) -> None:
         """Write as the only one, in a cancel scope of its own: what ends that write breaks the transport."""
+        lock = self._lock = self._lock or trio.Lock()
         try:
-            self._lock.acquire_nowait()
+            lock.acquire_nowait()
         except trio.WouldBlock:
-            await self._lock.acquire()
+            await lock.acquire()
         try:
             with trio.CancelScope() as self._writing:
                 await write(*args, self._writing)
@@ -139,7 +142,7 @@ class Transport:
             raise
         finally:
             self._writing = None
-            self._lock.release()
+            lock.release()
         self.broken = True
         raise ClientDisconnected("the client has disconnected, or took no data within write_timeout")
 
