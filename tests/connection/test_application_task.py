@@ -10,10 +10,11 @@ from contextvars import ContextVar
 import pytest
 import trio
 
-from tests.connection.conftest import hello, respond, send_body, start
+from tests.connection.conftest import Recorder, hello, read_body, respond, send_body, start
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
+from trigi._connection.transport import READ_SIZE
 from trigi.config import Config
 from trigi.exceptions import ApplicationError
 
@@ -223,3 +224,131 @@ async def test_a_request_is_not_lost_while_an_overtaken_call_returns():
                 go_on.set()
         assert context.running == set()
     assert seen == ["/slow", "/", "/last"] * 30
+
+
+# Over a socket, the task that waits for the next request reads it
+
+
+class Watched(SocketStream):
+    """Notes which task reads the socket, and what."""
+
+    def __init__(self, connected):
+        super().__init__(connected)
+        self.read = []
+
+    def _read(self, size):
+        data = super()._read(size)
+        if data is not None:
+            self.read.append((trio.lowlevel.current_task(), data))
+        return data
+
+
+def watched_pair():
+    client, server = socket.socketpair()
+    return SocketStream(client), Watched(server)
+
+
+async def readers_of(serve, application, *pieces, between=b"", **settings):
+    """Which of the pieces, that come after an answered request, the application's task has read."""
+    tasks = []
+    client = serve(remembering(application, tasks), pair=watched_pair, **settings)
+    await client.fetch("/")
+    client.server.read.clear()
+    for piece in pieces:
+        await client.stream.send_all(piece)
+        await client.settle()
+    return client, [task in tasks for task, _ in client.server.read]
+
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"
+
+
+async def body(scope, receive, send):
+    await respond(send, await read_body(receive) or b"none")
+
+
+@pytest.mark.parametrize("request_", [GET, POST + b"abc"], ids=["GET", "POST"])
+async def test_a_whole_request_is_read_where_it_is_answered(serve, request_):
+    client, by_application = await readers_of(serve, body, request_, request_)
+    assert by_application == [True, True]
+    for _ in range(2):
+        assert (await client.response()).body == (b"abc" if request_ != GET else b"none")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "by_application"),
+    [
+        ([GET[:10], GET[10:]], [True, True]),
+        ([POST, b"abc"], [True, False]),
+        ([POST + b"a", b"b", b"c"], [True, False, False]),
+        ([POST + b"abc" + GET[:5], GET[5:]], [True, True]),
+        ([GET + GET], [True]),
+    ],
+)
+async def test_the_reader_takes_over_what_has_not_come_whole(serve, pieces, by_application):
+    client, found = await readers_of(serve, body, *pieces)
+    assert found == by_application
+    sent = b"".join(pieces)
+    bodies = [(await client.response()).body for _ in range(sent.count(b"HTTP/1.1"))]
+    assert bodies == [b"abc"] * sent.count(POST) + [b"none"] * sent.count(GET)
+    assert (await client.fetch("/")).body == b"none"
+
+
+async def test_the_reader_answers_what_is_no_request(serve):
+    client, by_application = await readers_of(serve, body, b"GET / HTTP/1.1\r\nno field\r\n\r\n")
+    assert (await client.response()).status == 400
+    assert by_application[0]
+    assert len(client.observer.refused) == 1
+    assert await client.rest() == b""
+
+
+async def test_the_reader_sees_a_client_leave_between_requests(serve):
+    client, _ = await readers_of(serve, body)
+    await client.leave()
+    with trio.fail_after(1):
+        await client.done.wait()
+
+
+async def test_a_read_that_was_full_leaves_nothing_unread(serve):
+    """There may be more in the socket, of which nothing will be told."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+    size = READ_SIZE - len(head % READ_SIZE)
+    whole = head % size + bytes(size)
+    assert len(whole) == READ_SIZE
+    client, _ = await readers_of(serve, body, whole + GET)
+    assert (await client.response()).body == bytes(size)
+    assert (await client.response()).body == b"none"
+
+
+async def test_too_many_requests_at_once_are_refused_wherever_they_were_read(serve):
+    context = ServerContext(hello, Config(concurrency_limit=1), observer=Recorder())
+    client, other = (serve(hello, pair=watched_pair, context=context) for _ in range(2))
+    await client.fetch("/")
+    context.running.add(other)
+    assert (await client.fetch("/")).status == 503
+    context.running.discard(other)
+    assert (await client.fetch("/")).status == 200
+
+
+@pytest.mark.parametrize("end", ["time out", "drain", "cancel"])
+async def test_a_task_that_is_to_read_ends_with_its_connection(serve, autojump_clock, end):
+    """In the moment in which a request has come, and before it was read."""
+    client = serve(hello, pair=watched_pair, keep_alive_timeout=5)
+    await client.fetch("/")
+    await client.settle()
+    client.put(GET)
+    match end:
+        case "time out":
+            autojump_clock.jump(5)
+        case "drain":
+            client.context.draining.set()
+            for connection in list(client.context.connections):
+                connection.drain()
+        case "cancel":
+            client.scope.cancel()
+    with trio.fail_after(1):
+        if end == "time out":
+            assert (await client.response()).status == 200
+            await client.leave()
+        await client.done.wait()

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 import trustme
 
+from trigi._connection import readiness
 from trigi._connection.socket_stream import READ_SIZE, SocketStream
 from trigi._connection.tls_stream import ANSWERS_SIZE, TLSStream
 
@@ -18,6 +19,13 @@ SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
 CLIENT = ssl.create_default_context()
 AUTHORITY.configure_trust(CLIENT)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["epoll", "no epoll"])
+def system(request, monkeypatch):
+    """Where there is no epoll, streams wait in trio's way."""
+    if not request.param:
+        monkeypatch.setattr(readiness, "HAS_EPOLL", False)
 
 
 def sockets() -> tuple[socket.socket, socket.socket]:

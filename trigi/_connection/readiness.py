@@ -18,6 +18,8 @@ import trio
 
 __all__ = ["Readiness"]
 
+HAS_EPOLL: Final = hasattr(select, "epoll")
+
 EVENTS_AT_ONCE: Final = 256
 """Sockets that are told of before other tasks have their turns."""
 
@@ -30,7 +32,7 @@ class Readiness:
     @classmethod
     def current(cls) -> Readiness | None:
         """The one of this run, `None` where the system can't."""
-        if not hasattr(select, "epoll"):
+        if not HAS_EPOLL:
             return None
         try:
             return cls._current.get()

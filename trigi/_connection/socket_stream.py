@@ -247,6 +247,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
             self._check_open()
         else:
             await trio.lowlevel.wait_readable(descriptor)
+            self._readable = True
 
     def _is_watched(self, descriptor: int) -> bool:
         """Whether it is told when something comes: from the first time on that somebody waits for it."""
