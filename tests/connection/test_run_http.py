@@ -29,6 +29,8 @@ from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage
 from trigi.testing import HTTPClient, IncompleteResponse
 
+STREAMS = ("memory", "socket")
+
 START = {"type": "http.response.start", "status": 200}
 BODY = {"type": "http.response.body", "body": b"x"}
 REQUEST = {"type": "http.request", "body": b"", "more_body": False}
