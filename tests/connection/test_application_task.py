@@ -6,6 +6,7 @@ import gc
 import socket
 import weakref
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 import trio
@@ -352,3 +353,50 @@ async def test_a_task_that_is_to_read_ends_with_its_connection(serve, autojump_c
             assert (await client.response()).status == 200
             await client.leave()
         await client.done.wait()
+
+
+async def test_a_client_that_is_refused_and_does_not_read_keeps_nothing(serve):
+    """While the reader waits to write its 400, nobody reads in its place."""
+    for size in range(1000, 16_000, 250):  # a response that leaves no room for another, but is written
+        client = serve(partial(respond_with, size), pair=watched_pair, write_timeout=1000)
+        client.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        client.put(GET)
+        await client.settle()
+        [connection] = client.context.connections
+        if connection._exchange is None:
+            client.put(b"\0")
+            await client.settle()
+            if not connection._stopping:
+                break
+        await client.leave()
+    else:
+        pytest.fail("no response fits")
+    for _ in range(100):
+        client.stream.send_nowait(bytes(65536))
+        await client.settle()
+    assert connection._codec.buffered <= READ_SIZE
+    await client.leave()
+
+
+async def respond_with(size, scope, receive, send):
+    await respond(send, bytes(size))
+
+
+async def test_a_body_s_piece_that_nobody_wants_ends_its_request_all_the_same(serve):
+    """The application's task is to read, and before it does the reader has read the head, and refused the request."""
+    context = ServerContext(hello, Config(concurrency_limit=1), observer=Recorder())
+    client = serve(hello, pair=watched_pair, context=context)
+    await client.fetch("/")
+    await client.settle()
+    [connection] = context.connections
+    other = object()
+    context.running.add(other)
+    client.put(POST)
+    assert connection._claim()
+    assert connection._receive_nowait()
+    connection._start_exchange(connection._codec.next_event())
+    client.put(b"abc")
+    assert (await client.response()).status == 503
+    context.running.discard(other)
+    with trio.fail_after(1):
+        assert (await client.fetch("/")).status == 200

@@ -217,3 +217,47 @@ async def test_a_descriptor_that_is_used_again_is_another_socket():
         await stream.aclose()
         near.close()
         assert number >= 0
+
+
+async def test_an_urgent_byte_hides_nothing_behind_it():
+    """Where it stands a read ends, and of what follows the system has told already."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        near = socket.create_connection(listening.getsockname())
+        stream = SocketStream(listening.accept()[0])
+    for urgent_first in (False, True):
+        near.send(b"abc")
+        if urgent_first:
+            near.send(b"!", socket.MSG_OOB)
+            near.send(b"def")
+        received = await stream.receive_some()
+        if not urgent_first:
+            near.send(b"!", socket.MSG_OOB)
+            near.send(b"def")
+        with trio.fail_after(60):
+            while len(received) < 6:
+                received += await stream.receive_some()
+        assert received == b"abcdef"
+    near.close()
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("where", ["watch", "current"])
+async def test_a_system_that_can_watch_no_more_is_waited_for_in_trio_s_way(monkeypatch, where):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    [(near, stream)] = await streams()
+    monkeypatch.setattr(Readiness, where, fail)
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def read():
+            with trio.fail_after(60):
+                assert await stream.receive_some() == b"a"
+                assert await stream.receive_some() == b"b"
+
+        for data in (b"a", b"b"):
+            await wait_all_tasks_blocked(QUIET)
+            near.send(data)
+    near.close()
+    await stream.aclose()

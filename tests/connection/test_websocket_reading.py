@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.connection.conftest import Recorder
+from trigi._connection import run_websocket
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
@@ -248,3 +249,77 @@ async def test_the_end_is_told_to_who_waits(settings, end):
         "both": ["a", "b", 4000],
     }
     assert told == expected[end]
+
+
+async def test_what_comes_as_the_reader_is_about_to_read_does_not_overtake():
+    """The application has left two messages to the reader, and waits again before that has read them."""
+    for _ in range(20):
+        received = []
+
+        async def session(receive, send, received=received):
+            while (message := await receive())["type"] == "websocket.receive":
+                received.append(message["text"])
+
+        async with serving(session) as served:
+            give_back = served.server.give_back
+
+            def give_back_and_send(data, served=served, give_back=give_back):
+                give_back(data)
+                if data.endswith(b"2"):
+                    served.stream.send_nowait(encode_frame(TEXT, b"3"))
+
+            served.server.give_back = give_back_and_send
+            frames = [encode_frame(TEXT, text, masked=True) for text in (b"1", b"2")]
+            frames = [frame[:2] + bytes(4) + text for frame, text in zip(frames, (b"1", b"2"), strict=True)]
+            await served.stream.send_all(b"".join(frames))
+            await trio.testing.wait_all_tasks_blocked(QUIET)
+        assert received == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("answer", [CLOSE, PING])
+async def test_what_comes_as_a_message_is_on_its_way_is_seen_at_once(monkeypatch, answer):
+    """The application has been given a message, and does something else than to receive the next."""
+    for _ in range(10):
+        go_on = trio.Event()
+
+        async def session(receive, send, go_on=go_on):
+            await receive()
+            await go_on.wait()
+            await receive()
+
+        async with serving(session, websocket_ping_interval=inf) as served:
+            deliver = run_websocket.WebSocketCall._deliver
+
+            async def deliver_and_send(self, data, served=served, deliver=deliver):
+                await deliver(self, data)
+                if data == "2":
+                    served.stream.send_nowait(encode_frame(answer, b""))
+
+            monkeypatch.setattr(run_websocket.WebSocketCall, "_deliver", deliver_and_send)
+            await served.stream.send_all(encode_frame(TEXT, b"1") + encode_frame(TEXT, b"2"))
+            await trio.testing.wait_all_tasks_blocked(QUIET)
+            with trio.fail_after(5):
+                assert (await served.stream.receive_some(1))[0] == 0x80 | (PONG if answer == PING else CLOSE)
+            monkeypatch.undo()
+            go_on.set()
+
+
+async def test_a_cancelled_receive_takes_no_place_in_the_queue():
+    """So that the reader is not held up by it, and goes on to answer pings."""
+    for _ in range(10):
+        scopes, go_on = [], trio.Event()
+
+        async def session(receive, send, scopes=scopes, go_on=go_on):
+            with trio.CancelScope() as scope:
+                scopes.append(scope)
+                await receive()
+            await go_on.wait()
+
+        async with serving(session, websocket_queue_size=1) as served:
+            served.stream.send_nowait(encode_frame(TEXT, b"1"))
+            scopes[0].cancel()
+            await trio.testing.wait_all_tasks_blocked(QUIET)
+            await served.stream.send_all(encode_frame(PING, b""))
+            with trio.fail_after(5):
+                assert (await served.stream.receive_some(1))[0] == 0x80 | PONG
+            go_on.set()

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trigi._protocol.events import NEED_DATA, PAUSED, Data, Request
+from trigi._protocol.events import HTTP2_PREFACE, NEED_DATA, PAUSED, Data, Request
 from trigi._protocol.http1 import (
     BLANK_LINES_LIMIT,
     CHUNK_EXTENSIONS_LIMIT,
@@ -1111,6 +1111,21 @@ def test_the_fastest_parser_that_is_installed_is_used(monkeypatch):
     monkeypatch.delitem(sys.modules, "trigi._protocol.http1_httptools")
     monkeypatch.setitem(sys.modules, "httptools", None)
     assert field_parser("auto") is parse_fields
+
+
+@pytest.mark.parametrize("cut", [0, 2, 4])
+def test_the_preface_of_http2_is_the_first_that_comes(cut):
+    """Behind empty lines it is none, however these have come."""
+    codec = HTTP1Codec(Config(), http2=True)
+    data = b"\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    codec.receive_data(data[:cut])
+    assert codec.next_event() is NEED_DATA
+    codec.receive_data(data[cut:])
+    with pytest.raises(BadRequest, match="version not supported"):
+        codec.next_event()
+    codec = HTTP1Codec(Config(), http2=True)
+    codec.receive_data(data[4:])
+    assert codec.next_event() is HTTP2_PREFACE
 
 
 # What is the same again is not read again

@@ -97,3 +97,15 @@ def test_what_is_known_is_bounded():
     for number in range(3 * KNOWN_LIMIT):
         check_head(200, [(b"a", b"%d" % number)], WHERE)
         assert len(response_head._known) <= KNOWN_LIMIT
+
+
+def test_a_name_or_value_that_is_bytes_in_its_own_way_is_not_remembered():
+    class Caseless(bytes):
+        def __eq__(self, other):
+            return self.lower() == other.lower()
+
+        __hash__ = bytes.__hash__
+
+    for value in (b"Ab", b"aB"):
+        assert check_head(200, [(b"etag", Caseless(value))], WHERE).headers == [(b"etag", value)]
+    assert not response_head._known

@@ -356,6 +356,11 @@ class Exchange(ABC):
     # What they share
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether a task waits in `next_message` for what is delivered next."""
+        return self._inbox is not None and self._inbox[0].statistics().tasks_waiting_receive > 0
+
+    @property
     def _in_inbox(self) -> int:
         """How many messages the inbox holds."""
         if self._inbox is None:

@@ -134,7 +134,7 @@ class HTTP1Connection:
             self._woken = False
 
     async def _read(self) -> None:
-        while not self._stopping:
+        while not self._stopping and self._refused is None:
             event = self._codec.next_event()
             if type(event) is Request:
                 self._start_exchange(event)
@@ -223,7 +223,7 @@ class HTTP1Connection:
 
     def _read_in_its_place(self) -> None:
         """Do what the reader would do; leave to it what takes more than that."""
-        if not self._read_at_once():
+        if self._exchange is not None or not self._read_at_once():
             self._woken = True
             self._reading.cancel()
 

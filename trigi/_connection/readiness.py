@@ -20,6 +20,9 @@ __all__ = ["Readiness"]
 
 HAS_EPOLL: Final = hasattr(select, "epoll")
 
+BYTES: Final = 1
+"""`EPOLLIN`: there is something to be read."""
+
 EVENTS_AT_ONCE: Final = 256
 """Sockets that are told of before other tasks have their turns."""
 
@@ -49,12 +52,12 @@ class Readiness:
     def watch(self, descriptor: int, tell: Callable[[bool], None]) -> None:
         """Tell whenever something has come to a socket, beginning with what is there; it must neither block nor raise.
 
-        What is told is whether that is the end, or an error: then nothing will be told any more.
+        What is told is whether there is more to it than bytes: the end, an error, a byte that is urgent.
 
         Raises:
             OSError: the system can't watch any more sockets.
         """
-        self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        self._epoll.register(descriptor, BYTES | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET)
         self._told[descriptor] = tell
 
     def forget(self, descriptor: int) -> None:
@@ -69,4 +72,4 @@ class Readiness:
                 for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
                     tell = told.get(descriptor)
                     if tell is not None:
-                        tell(events != select.EPOLLIN)
+                        tell(events != BYTES)

@@ -52,7 +52,7 @@ LARGE_READ_SIZE = 256 * 1024
 """The same in the middle of a frame that has as many."""
 
 READ: ASGIMessage = {}
-"""In the inbox: whoever takes it out is to read what has come, rather than have the reader do it."""
+"""Handed over through the inbox to a task that waits there: it is to read what has come, rather than the reader."""
 
 
 async def run_websocket(exchange: Exchange) -> None:
@@ -113,9 +113,7 @@ class WebSocketCall:
         self._unread = 0  # bytes of memory that the messages in the inbox take
         self._room = trio.Event()  # they have become fewer, or nobody wants them any more
         self._direct: DirectStream | None = None  # that the application may read, too
-        self._receiving = 0  # calls of `receive` that wait
-        self._asked = False  # one of them was asked to read
-        self._is_idle = False  # the reader waits, and has delivered all that it has read
+        self._asked = False  # a task that waited for a message is about to read
         self._delivering = False
         self._reader_done = trio.Event()
 
@@ -129,7 +127,7 @@ class WebSocketCall:
         if not self._connect_given:
             self._connect_given = True
             return {"type": "websocket.connect"}
-        while (message := await self._next_message()) is READ:
+        while (message := await self._exchange.next_message()) is READ:
             data = self._read_in_its_place()
             if data is not None:
                 return _to_message(data)
@@ -139,27 +137,17 @@ class WebSocketCall:
             return message
         return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
 
-    async def _next_message(self) -> ASGIMessage | None:
-        """As `Exchange.next_message`, and known to be waited for."""
-        self._receiving += 1
-        try:
-            return await self._exchange.next_message()
-        except BaseException:
-            self._leave_it_to_the_reader()  # what this task may have been asked to read
-            raise
-        finally:
-            self._receiving -= 1
-
     def _claim(self) -> bool:
-        """Whether the application reads what has come: it waits for just that, and all before it was received."""
-        if not self._asked and self._receiving and self._is_idle and not self._exchange.ended:
+        """Whether the application reads what has come: it waits for just that.
+
+        Then the inbox is empty, and the reader, who waits too, has delivered all that it has read.
+        """
+        if not self._asked and self._exchange.is_waited_for:
             self._asked = self._exchange.deliver_nowait(READ)
         return self._asked
 
     def _read_in_its_place(self) -> str | bytes | None:
         """Read, as the reader would, a message that has come alone and whole; leave to it whatever else has come."""
-        if not self._asked:
-            return None
         self._asked = False
         direct, codec = self._direct, self._codec
         assert direct is not None
@@ -174,12 +162,6 @@ class WebSocketCall:
         elif message is not None:
             self._heard.set()
         return message
-
-    def _leave_it_to_the_reader(self) -> None:
-        if self._asked:
-            self._asked = False
-            assert self._direct is not None
-            self._direct.give_back(b"")
 
     async def send(self, message: ASGIMessage) -> None:
         """Take one message of the application's (ASGI WebSocket 2.5, "Accept" and following).
@@ -345,13 +327,10 @@ class WebSocketCall:
             if self._direct is None and isinstance(stream, UpgradedStream) and stream.direct is not None:
                 self._direct = stream.direct
                 self._direct.claim = self._claim
-            self._is_idle = True
             try:
                 data = await stream.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
-            finally:
-                self._is_idle = False
             self._heard.set()
             events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
             if replies := codec.data_to_send():

@@ -12,6 +12,7 @@ import os
 import struct
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from operator import index
 from socket import MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET, socket
 from typing import Any
@@ -37,8 +38,8 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     Attributes:
         socket: it.
-        claim: asked when something has come: whether somebody else than who waits in `receive_some` is going to read
-            it, by `receive_nowait`.
+        claim: asked when something has come for which somebody waits in `receive_some`: whether somebody else is going
+            to read it, by `receive_nowait`.
     """
 
     claim: Callable[[], bool] | None = None
@@ -49,7 +50,9 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self.socket = connected
         self._peer = peer
         self._readable = True  # as far as is known: at first there is probably what a client begins with
-        self._at_end = False  # whatever is read from the socket, there is nothing to be waited for
+        self._is_special = (
+            False  # there is more to it than bytes: only a read that finds nothing was the last
+        )
         self._receiving = False
         self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
         self._sending = False
@@ -230,10 +233,11 @@ class DirectStream(trio.abc.HalfCloseableStream):
         try:
             data = self.socket.recv(size)
         except BlockingIOError:
-            self._readable = self._at_end = False
+            self._readable = self._is_special = False
             return None
-        # Less than was asked for was all there was: what comes next will be told. But nothing comes after the end.
-        self._readable = not 0 < len(data) < size or self._at_end
+        # Less than was asked for was all there was, and what comes next will be told: but not at the end, an error, or
+        # an urgent byte.
+        self._readable = not 0 < len(data) < size or self._is_special
         return data
 
     async def _wait_readable(self) -> None:
@@ -252,15 +256,19 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def _is_watched(self, descriptor: int) -> bool:
         """Whether it is told when something comes: from the first time on that somebody waits for it."""
         if self._readiness is None:
-            self._readiness = Readiness.current()
-            if self._readiness is not None:
-                self._readiness.watch(descriptor, self._became_readable)
+            with suppress(
+                OSError
+            ):  # it can't watch any more, or has no descriptor left: trio may have more luck
+                readiness = Readiness.current()
+                if readiness is not None:
+                    readiness.watch(descriptor, self._became_readable)
+                    self._readiness = readiness
         return self._readiness is not None
 
-    def _became_readable(self, at_end: bool) -> None:
+    def _became_readable(self, is_special: bool) -> None:
         self._readable = True
-        self._at_end |= at_end
-        if self.claim is None or not self.claim():
+        self._is_special |= is_special
+        if self._waiting is None or self.claim is None or not self.claim():
             self._wake()
 
     def _wake(self) -> None:

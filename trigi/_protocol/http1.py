@@ -168,7 +168,7 @@ class HTTP1Codec:
     # The head
 
     def _next_request(self) -> Request | Pause:
-        if self._http2 and self._buffer.startswith(PREFACE_LINE):
+        if self._http2 and not self._blank_lines and self._buffer.startswith(PREFACE_LINE):
             return HTTP2_PREFACE
         known = self._head_reader.last
         if known is not None and not self._searched and self._buffer.startswith(known.head):

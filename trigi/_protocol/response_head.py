@@ -74,7 +74,8 @@ def check_head(status: Any, headers: Iterable[Any], where: str) -> ResponseHead:
         InvalidMessage: status or headers are not such, or contradict each other.
     """
     key = None
-    if type(status) is int and type(headers) is list:  # of what is equal to an int, not all is one
+    # Of what is equal to an int, not all is one. (And what is equal to known headers is taken for them.)
+    if type(status) is int and type(headers) is list:
         key = (status, *headers)
         try:
             head = _known.get(key)
@@ -91,7 +92,8 @@ def check_head(status: Any, headers: Iterable[Any], where: str) -> ResponseHead:
     if (
         key is not None
         and len(head.lines) <= KNOWN_SIZE
-        and all(type(field) is tuple for field in headers)  # whatever else there is might change
+        # Whatever else there is might change, or equal what it should not.
+        and all(type(field) is tuple and set(map(type, field)) == {bytes} for field in headers)
     ):
         if len(_known) >= KNOWN_LIMIT:
             _known.clear()
