@@ -200,6 +200,12 @@ ROWS = (
         ("hypercorn, trio", HYPERCORN_TRIO, 0.07),
     ),
     row(
+        "floor", REQUEST, "hello", wrk,
+        ("no server, trio and a scope", "floor.py --scope --port {port}", math.inf),
+        ("no server, trio", "floor.py --port {port}", math.inf),
+        (FAST, UVICORN_FAST, math.inf),
+    ),
+    row(
         "get-h11", REQUEST, "hello", wrk,
         ("uvicorn, h11, asyncio", f"{UVICORN} --http h11 --loop asyncio", 0.75),
         trigi=f"{TRIGI} {{h11}}",

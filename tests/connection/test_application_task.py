@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import socket
 import weakref
 from contextvars import ContextVar
@@ -400,3 +401,31 @@ async def test_a_body_s_piece_that_nobody_wants_ends_its_request_all_the_same(se
     context.running.discard(other)
     with trio.fail_after(1):
         assert (await client.fetch("/")).status == 200
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_no_piece_of_a_large_body_is_lost_whoever_reads_it(serve, framing):
+    """Its first piece is read with the head, and the reader called while the application is behind."""
+    body = random.Random(1).randbytes(400_000)
+    if framing == "length":
+        request = POST.replace(b"3", b"%d" % len(body)) + body
+    else:
+        request = POST.replace(b"Content-Length: 3", b"Transfer-Encoding: chunked")
+        request += b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+    async def application(scope, receive, send):
+        received, more = b"", True
+        while more:
+            await trio.sleep(1)
+            message = await receive()
+            received += message["body"]
+            more = message["more_body"]
+        await respond(send, received)
+
+    client = serve(application, pair=watched_pair)
+    await client.fetch("/")
+    await client.settle()
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.stream.send_all, request)
+            assert (await client.response()).body == body

@@ -54,6 +54,7 @@ class HTTP1Connection:
         self._codec = HTTP1Codec(context.config, context.parse_fields, http2=transport.info.tls is None)
         self._is_http2 = False
         self._exchange: HTTP1Exchange | None = None
+        self._undelivered: tuple[HTTP1Exchange, Data] | None = None  # a piece of a request's body
         self._requests = 0
         self._deadline = trio.current_time() + context.config.header_timeout
         self._reading = trio.CancelScope()
@@ -135,11 +136,15 @@ class HTTP1Connection:
 
     async def _read(self) -> None:
         while not self._stopping and self._refused is None:
+            if self._undelivered is not None:
+                await self._pass_on(*self._undelivered)
+                continue
             event = self._codec.next_event()
             if type(event) is Request:
                 self._start_exchange(event)
             elif type(event) is Data:
-                await self._pass_on(event)
+                assert self._exchange is not None
+                self._undelivered = self._exchange, event
             elif event is HTTP2_PREFACE:
                 self._is_http2 = self._stopping = True
             else:
@@ -163,12 +168,12 @@ class HTTP1Connection:
             self._application_task.start(exchange)
         return exchange
 
-    async def _pass_on(self, event: Data) -> None:
-        exchange = self._exchange
-        assert exchange is not None
-        await exchange.deliver(exchange.to_message(event))
+    async def _pass_on(self, exchange: HTTP1Exchange, piece: Data) -> None:
+        """Cancelled, the piece is still to be passed on."""
+        await exchange.deliver(exchange.to_message(piece))
+        self._undelivered = None
         if exchange.ended and exchange is self._exchange:
-            self._end_cycle(trio.current_time(), discarded=len(event.data))
+            self._end_cycle(trio.current_time(), discarded=len(piece.data))
 
     async def _receive(self, *, paused: bool) -> None:
         """Wait for bytes, if there is anything to wait for, or for the end of the exchange if there are enough.
@@ -188,11 +193,7 @@ class HTTP1Connection:
             if codec.buffered and not self._head_begun:
                 self._head_begun = True
                 self._set_deadline(trio.current_time() + self.context.config.header_timeout)
-        elif not codec.request_complete:
-            # As a deadline passed that is too early, a piece of the body for which there is no room would be lost.
-            if self._deadline == inf and self._reading.deadline != inf:
-                self._reading.deadline = inf
-        elif self._exchange.must_close and await self._may_have_ended():
+        elif codec.request_complete and self._exchange.must_close and await self._may_have_ended():
             return
         try:
             data = await self.transport.stream.receive_some(READ_SIZE)
