@@ -710,7 +710,8 @@ async def shut_down(server, gate):
     """Shut down, while so many run, and the rest waits for a thread."""
     limiter = trio.to_thread.current_default_thread_limiter()
     await server.until(lambda: limiter.statistics().tasks_waiting == len(STREAMS) + len(WAITS) - THREADS)
-    await server.until(lambda: len(gate.waiting) == THREADS)  # a thread that has begun may not have come so far
+    # A thread that has begun may not have come so far.
+    await server.until(lambda: len(gate.waiting) == THREADS)
     server.begin_shutdown()
     await is_closed(server)
     assert not server.done.is_set()
