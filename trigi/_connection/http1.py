@@ -93,7 +93,7 @@ class HTTP1Connection:
                 if self._reader_done is None and not self._is_http2:
                     await self._close()
         finally:
-            self._exchange = None  # so that no collector is needed for the two
+            self._exchange = self._undelivered = None  # so that no collector is needed for them
             self.context.connections.discard(self)
             if not self._is_http2:
                 await self.transport.close()
