@@ -46,7 +46,7 @@ SERVICE_RESTART = 1012
 VIOLATIONS = (1002, 1007, 1009)
 
 READ_SIZE = 32 * 1024
-"""Bytes asked for at once. Full of the smallest frames, they keep the event loop for some 50 ms."""
+"""Bytes asked for at once. Full of the smallest frames that wsproto reads, they keep the event loop for some 50 ms."""
 
 LARGE_READ_SIZE = 256 * 1024
 """The same in the middle of a frame that has as many."""
