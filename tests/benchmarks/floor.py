@@ -6,6 +6,7 @@ checks nothing, limits nothing, and has no timeouts; with `--scope` each call ha
 """
 
 import argparse
+import contextlib
 import importlib
 import socket
 
@@ -71,7 +72,8 @@ class Connection:
 
     async def serve(self, application, *, with_scope: bool):
         """Answer until the client leaves."""
-        with self._socket:
+        descriptor = self._socket.fileno()
+        with self._socket, contextlib.suppress(ConnectionError):
             while data := await self._receive():
                 head = Head()
                 parser = httptools.HttpRequestParser(head)
@@ -83,7 +85,7 @@ class Connection:
                         await application(scope, self.receive, self.send)
                 else:
                     await application(scope, self.receive, self.send)
-            Readiness.current().forget(self._socket.fileno())
+        Readiness.current().forget(descriptor)
 
 
 async def main(options: argparse.Namespace):
