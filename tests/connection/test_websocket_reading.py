@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from math import inf
 
 import pytest
@@ -323,3 +323,26 @@ async def test_a_cancelled_receive_takes_no_place_in_the_queue():
             with trio.fail_after(5):
                 assert (await served.stream.receive_some(1))[0] == 0x80 | PONG
             go_on.set()
+
+
+async def test_after_the_server_s_close_the_reader_reads_though_somebody_waits_for_a_message():
+    """One task of the application sends what the client does not take, another receives."""
+
+    async def session(receive, send):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            with suppress(OSError):
+                await send({"type": "websocket.send", "bytes": bytes(4_000_000)})
+
+    async with serving(session, websocket_close_timeout=30, disconnect_grace=inf) as served:
+        await trio.testing.wait_all_tasks_blocked(QUIET)
+        [exchange] = served.context.running
+        exchange.on_drain()
+        await trio.testing.wait_all_tasks_blocked(QUIET)
+        served.server.readers.clear()
+        served.stream.send_nowait(encode_frame(CLOSE, b""))
+        await trio.testing.wait_all_tasks_blocked(QUIET)
+        assert served.server.readers
+        with trio.fail_after(5):
+            while await served.stream.receive_some(1 << 16):
+                pass

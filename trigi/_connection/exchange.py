@@ -357,8 +357,10 @@ class Exchange(ABC):
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether a task waits in `next_message` for what is delivered next."""
-        return self._inbox is not None and self._inbox[0].statistics().tasks_waiting_receive > 0
+        """Whether a task waits in `next_message`, and will be given what is delivered next."""
+        if self.ended or self._inbox is None:
+            return False
+        return self._inbox[0].statistics().tasks_waiting_receive > 0
 
     @property
     def _in_inbox(self) -> int:

@@ -50,9 +50,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self.socket = connected
         self._peer = peer
         self._readable = True  # as far as is known: at first there is probably what a client begins with
-        self._is_special = (
-            False  # there is more to it than bytes: only a read that finds nothing was the last
-        )
+        self._is_special = False  # the end, say: only a read that finds nothing was the last
         self._receiving = False
         self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
         self._sending = False
@@ -256,9 +254,8 @@ class DirectStream(trio.abc.HalfCloseableStream):
     def _is_watched(self, descriptor: int) -> bool:
         """Whether it is told when something comes: from the first time on that somebody waits for it."""
         if self._readiness is None:
-            with suppress(
-                OSError
-            ):  # it can't watch any more, or has no descriptor left: trio may have more luck
+            # The system may not watch any more, or have no descriptor left: trio may have more luck.
+            with suppress(OSError):
                 readiness = Readiness.current()
                 if readiness is not None:
                     readiness.watch(descriptor, self._became_readable)

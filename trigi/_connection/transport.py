@@ -85,23 +85,21 @@ class Transport:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         direct = self.direct
-        if direct is not None and not self.broken and (self._lock is None or not self._lock.locked()):
-            if len(parts) > 1 and sum(map(len, parts)) <= AT_ONCE_SIZE:
-                parts = [b"".join(parts)]
-            data = parts[0]
-            if len(data) <= AT_ONCE_SIZE and len(parts) == 1:
-                try:
-                    sent = direct.send_nowait(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    self.broken = True
-                    raise ClientDisconnected("the client has disconnected") from error
-                self._at_once += sent + AT_ONCE_COST
-                if sent == len(data):  # as nearly always
-                    if self._at_once > AT_ONCE_SIZE:
-                        self._at_once = 0
-                        await trio.lowlevel.cancel_shielded_checkpoint()
-                    return
-                parts = [data[sent:]]
+        is_alone = not self.broken and (self._lock is None or not self._lock.locked())
+        if direct is not None and is_alone and sum(map(len, parts)) <= AT_ONCE_SIZE:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            try:
+                sent = direct.send_nowait(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.broken = True
+                raise ClientDisconnected("the client has disconnected") from error
+            self._at_once += sent + AT_ONCE_COST
+            if sent == len(data):  # as nearly always
+                if self._at_once > AT_ONCE_SIZE:
+                    self._at_once = 0
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return
+            parts = [data[sent:]]
         await self._alone(self._write_parts, parts)
 
     async def send_file(
