@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
-from trigi._connection.context import Observer, ServerContext
+from trigi._connection.context import ServerContext
+from trigi._connection.observer import Observer
 from trigi._connection.serve import serve_stream
 from trigi._protocol.asgi import EXTENSIONS, FLAGS, HTTP_SEND, LIFESPAN_SEND, WEBSOCKET_SEND
 from trigi._protocol.events import Request

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair
 
 from trigi import _access_format
-from trigi._connection.context import Observer, ServerContext
+from trigi._connection.context import ServerContext
+from trigi._connection.observer import Observer
 from trigi._connection.serve import serve_stream
 from trigi._protocol.events import Request
 from trigi._protocol.scope import ConnectionInfo, Endpoint

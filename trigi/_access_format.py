@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ._connection.context import ExchangeReport
+from ._connection.observer import ExchangeReport
 from ._protocol.events import Headers
 from ._protocol.scope import ConnectionInfo
 from .exceptions import ConfigError

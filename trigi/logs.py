@@ -49,7 +49,7 @@ from ._access_format import (
     header,
     request_line,
 )
-from ._connection.context import ExchangeReport, Observer
+from ._connection.observer import ExchangeReport, Observer
 from ._protocol.scope import ConnectionInfo, Endpoint
 from .config import Config
 from .exceptions import BadConnection, BadRequest

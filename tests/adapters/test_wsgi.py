@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trigi import Config
-from trigi._connection.context import Observer
+from trigi._connection.observer import Observer
 from trigi.adapters import WSGIAdapter, _wsgi_crossing
 from trigi.exceptions import ApplicationError, ClientDisconnected
 from trigi.testing import HTTPClient, IncompleteResponse, open_connection

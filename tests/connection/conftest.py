@@ -18,7 +18,8 @@ import trio
 import trio.testing
 import trustme
 
-from trigi._connection.context import Observer, ServerContext
+from trigi._connection.context import ServerContext
+from trigi._connection.observer import Observer
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
 from trigi.config import Config

@@ -23,7 +23,8 @@ from tests.connection.conftest import (
     socket_like_pair,
     start,
 )
-from trigi._connection.context import ExchangeReport, Observer, ServerContext
+from trigi._connection.context import ServerContext
+from trigi._connection.observer import ExchangeReport, Observer
 from trigi._connection.serve import serve_stream
 from trigi.config import Config
 from trigi.exceptions import ApplicationError, ClientDisconnected, InvalidMessage, UnexpectedMessage

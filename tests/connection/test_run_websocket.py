@@ -24,8 +24,9 @@ from websockets.uri import parse_uri
 from wsproto.utilities import ACCEPT_GUID, RemoteProtocolError
 
 from tests.connection.conftest import PAIRS, socket_like_pair
-from trigi._connection.context import Observer, ServerContext
+from trigi._connection.context import ServerContext
 from trigi._connection.http1 import HTTP1Connection
+from trigi._connection.observer import Observer
 from trigi._connection.serve import serve_stream
 from trigi._connection.transport import DISCARD_SECONDS, Transport
 from trigi._protocol.scope import ConnectionInfo, Endpoint

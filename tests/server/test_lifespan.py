@@ -17,7 +17,7 @@ import trio.testing
 
 from tests.server.conftest import MemoryListener, hello, respond
 from trigi import Config, serve
-from trigi._connection.context import Observer
+from trigi._connection.observer import Observer
 from trigi._server.lifespan import open_lifespan
 from trigi.exceptions import InvalidMessage, LifespanFailed, UnexpectedMessage
 from trigi.testing import HTTPClient

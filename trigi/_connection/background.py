@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from .application import failure_of
-from .context import Observer
+from .observer import Observer
 
 __all__ = ["Background", "open_background"]
 

@@ -1,7 +1,8 @@
-"""What all connections of one server share: the application, the settings, and whom to tell what happened."""
+"""What all connections of one server share."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from copy import copy
@@ -10,71 +11,15 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
-from trigi._protocol.events import Headers, Request
+from trigi._protocol.events import Headers
 from trigi._protocol.http1_encode import encode_fields
 from trigi._protocol.http1_head import field_parser
-from trigi._protocol.scope import ConnectionInfo, Endpoint
 from trigi.config import Config
-from trigi.exceptions import BadConnection, BadRequest
 from trigi.typing import ASGI3Application
 
-__all__ = ["Background", "Connection", "DefaultHeaders", "ExchangeReport", "Observer", "ServerContext"]
+from .observer import ExchangeReport, Observer
 
-
-class ExchangeReport(Protocol):
-    """What an observer may read of an exchange; `Exchange` says what each means."""
-
-    request: Request
-    connection: ConnectionInfo
-    status: int | None
-    bytes_sent: int
-    duration: float
-    complete: bool
-
-    @property
-    def response_headers(self) -> Headers:
-        """As the application gave them."""
-
-    @property
-    def is_websocket(self) -> bool:
-        """Whether the request asks for a WebSocket."""
-
-
-class Observer:
-    """What a server reports while it works; a subclass overrides what it wants to hear.
-
-    Every method is called in the middle of the work: it must neither block nor raise.
-    """
-
-    def exchange_ended(self, exchange: ExchangeReport) -> None:
-        """A response is complete, or will never be; a WebSocket is closed. Once for each exchange."""
-
-    def application_failed(self, exchange: ExchangeReport, error: BaseException) -> None:
-        """An application raised, broke ASGI, or returned without finishing its response."""
-
-    def application_stuck(self, exchange: ExchangeReport, seconds: float) -> None:
-        """An application was cancelled that many seconds ago and is still running."""
-
-    def background_failed(self, name: str, error: BaseException) -> None:
-        """A background task of an application's raised."""
-
-    def background_stuck(self, name: str, seconds: float) -> None:
-        """A background task was cancelled that many seconds ago and is still running."""
-
-    def request_refused(self, connection: ConnectionInfo, error: BadRequest) -> None:
-        """A request was answered with an error, or cut off, before an application saw it."""
-
-    def connection_refused(self, connection: ConnectionInfo, error: BadConnection) -> None:
-        """An HTTP/2 connection is ended because of what the client sent, or did not send."""
-
-    def connection_failed(self, client: Endpoint | None, error: BaseException) -> None:
-        """A connection ended by an exception that is a bug of trigi's. Its siblings live on."""
-
-    def lifespan_failed(self, stage: str, error: BaseException) -> None:
-        """The lifespan call raised: in `"starting"` (taken for "not supported"), `"serving"` or `"stopping"`."""
-
-    def handshake_failed(self, client: Endpoint | None, error: BaseException) -> None:
-        """A TLS handshake failed or timed out."""
+__all__ = ["Background", "Connection", "DefaultHeaders", "ServerContext"]
 
 
 class Connection(Protocol):
@@ -156,7 +101,7 @@ class ServerContext:
         """The `date` and `server` headers that a response gets if it has none of its own."""
         now = time.time()
         if now >= self._defaults_expire:
-            self._defaults_expire = int(now) + 1
+            self._defaults_expire = math.floor(now) + 1.0
             fields: Headers = []
             if self.config.date_header:
                 fields.append((b"date", formatdate(now, usegmt=True).encode("ascii")))

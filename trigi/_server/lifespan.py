@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from trigi._connection.context import Observer
+from trigi._connection.observer import Observer
 from trigi._protocol.asgi import LIFESPAN_SEND, Lifespan, advance, check_text, event_of
 from trigi._protocol.scope import lifespan_scope
 from trigi.config import Config

@@ -9,7 +9,8 @@ from typing import Any
 import trio
 import trio.testing
 
-from trigi._connection.context import Observer, ServerContext
+from trigi._connection.context import ServerContext
+from trigi._connection.observer import Observer
 from trigi._connection.serve import serve_stream
 from trigi._server.application import to_asgi3
 from trigi.config import Config
