@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,18 @@ SINGLE_IMPORTERS = {
     "socket": {
         "trigi._server.bind",
         "trigi._server.listeners",
+        "trigi._connection.direct",
+        "trigi._connection.direct_tls",
         "trigi._connection.socket_stream",
         "trigi._connection.tls_stream",
         "trigi.adapters._asyncio_crossing",
     },
-    "ssl": {"trigi._server.tls", "trigi._server.listeners", "trigi._connection.tls_stream"},
+    "ssl": {
+        "trigi._server.tls",
+        "trigi._server.listeners",
+        "trigi._connection.direct_tls",
+        "trigi._connection.tls_stream",
+    },
     "asyncio": {
         "trigi.adapters.asyncio",
         "trigi.adapters._asyncio_call",
@@ -142,3 +150,41 @@ def test_only_known_libraries_are_imported():
         if imported.partition(".")[0] not in sys.stdlib_module_names
     }
     assert third_party == {"trigi", "trio", "h11", "h2", "hpack", "httptools", "websockets", "wsproto"}
+
+
+# What mypyc compiles wrongly: CONTRIBUTING.md says how
+
+CHECKOUT = Path(__file__).parent.parent
+HOOK = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+    "hooks"
+]["custom"]
+COMPILED = sorted(
+    path
+    for layer in HOOK["compiled"]
+    for path in (CHECKOUT / layer).glob("*.py")
+    if str(path.relative_to(CHECKOUT)) not in HOOK["interpreted"]
+)
+
+
+def test_what_is_interpreted_is_there():
+    assert all((CHECKOUT / name).is_file() for name in HOOK["interpreted"])
+    assert len(COMPILED) > 20
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_nothing_that_is_compiled_awaits_in_a_finally(path):
+    """There an exception is raised again that somebody else is handling."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for statement in getattr(node, "finalbody", []):
+            waits = ast.Await | ast.AsyncWith | ast.AsyncFor
+            assert not any(isinstance(each, waits) for each in ast.walk(statement)), (
+                f"line {statement.lineno}"
+            )
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_nothing_that_is_compiled_derives_from_an_abstract_class_of_others(path):
+    """It would share the memory of what is an instance with that class, and be taken for it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        for base in getattr(node, "bases", []):
+            assert not isinstance(base, ast.Attribute), f"line {node.lineno}: {ast.unparse(base)}"

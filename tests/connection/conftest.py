@@ -109,7 +109,7 @@ class ServedClient(HTTPClient):
     def put(self, data: bytes) -> None:
         """Send in this very moment, as the tasks that run find it."""
         if isinstance(self.stream, SocketStream):
-            assert self.stream.send_nowait(data) == len(data)
+            assert self.stream.direct.send_nowait(data) == len(data)
         else:
             self.server.receive_stream.put_data(data)
 
@@ -130,6 +130,27 @@ def virtual_time(request, autojump_clock):
         return trio.run(test, clock=clock or autojump_clock, instruments=instruments)
 
     request.node.add_marker(pytest.mark.trio(run=run), append=False)
+
+
+class WatchedSocket(socket.socket):
+    """A socket that notes what was read from it, and which task has read it.
+
+    Attributes:
+        read: pairs of task and data.
+        on_read: called with each piece of data.
+    """
+
+    def __init__(self, connected):
+        super().__init__(fileno=connected.detach())
+        self.read = []
+        self.on_read = lambda data: None
+
+    def recv(self, size, flags=0):
+        data = super().recv(size, flags)
+        if not flags:
+            self.read.append((trio.lowlevel.current_task(), data))
+            self.on_read(data)
+        return data
 
 
 def socket_pair():

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import trio
 
-from tests.connection.conftest import Recorder, hello, read_body, respond, send_body, start
+from tests.connection.conftest import Recorder, WatchedSocket, hello, read_body, respond, send_body, start
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
@@ -231,23 +231,9 @@ async def test_a_request_is_not_lost_while_an_overtaken_call_returns():
 # Over a socket, the task that waits for the next request reads it
 
 
-class Watched(SocketStream):
-    """Notes which task reads the socket, and what."""
-
-    def __init__(self, connected):
-        super().__init__(connected)
-        self.read = []
-
-    def _read(self, size):
-        data = super()._read(size)
-        if data is not None:
-            self.read.append((trio.lowlevel.current_task(), data))
-        return data
-
-
 def watched_pair():
     client, server = socket.socketpair()
-    return SocketStream(client), Watched(server)
+    return SocketStream(client), SocketStream(WatchedSocket(server))
 
 
 async def readers_of(serve, application, *pieces, between=b"", **settings):
@@ -255,11 +241,11 @@ async def readers_of(serve, application, *pieces, between=b"", **settings):
     tasks = []
     client = serve(remembering(application, tasks), pair=watched_pair, **settings)
     await client.fetch("/")
-    client.server.read.clear()
+    client.server.direct.socket.read.clear()
     for piece in pieces:
         await client.stream.send_all(piece)
         await client.settle()
-    return client, [task in tasks for task, _ in client.server.read]
+    return client, [task in tasks for task, _ in client.server.direct.socket.read]
 
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -360,7 +346,7 @@ async def test_a_client_that_is_refused_and_does_not_read_keeps_nothing(serve):
     """While the reader waits to write its 400, nobody reads in its place."""
     for size in range(1000, 16_000, 250):  # a response that leaves no room for another, but is written
         client = serve(partial(respond_with, size), pair=watched_pair, write_timeout=1000)
-        client.server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        client.server.direct.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         client.put(GET)
         await client.settle()
         [connection] = client.context.connections
@@ -373,7 +359,7 @@ async def test_a_client_that_is_refused_and_does_not_read_keeps_nothing(serve):
     else:
         pytest.fail("no response fits")
     for _ in range(100):
-        client.stream.send_nowait(bytes(65536))
+        client.stream.direct.send_nowait(bytes(65536))
         await client.settle()
     assert connection._codec.buffered <= READ_SIZE
     await client.leave()

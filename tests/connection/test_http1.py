@@ -18,6 +18,7 @@ import trio.testing
 from tests.connection.conftest import (
     OVER_MEMORY,
     Recorder,
+    WatchedSocket,
     echo,
     hello,
     read_body,
@@ -251,19 +252,6 @@ async def test_after_the_last_request_nothing_is_waited_for_if_it_is_answered_at
     assert len(sizes) == waits
 
 
-class Hooked(SocketStream):
-    """A stream that does something when the first bytes have come."""
-
-    hook = None
-
-    def _read(self, size):
-        data = super()._read(size)
-        if data and self.hook is not None:
-            hook, self.hook = self.hook, None
-            hook()
-        return data
-
-
 @pytest.mark.parametrize("more", [b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
 async def test_what_comes_while_the_last_request_is_answered_cuts_off_no_response(more):
     """To close before it is read would be to reset the connection (RFC 9112, 9.6)."""
@@ -283,11 +271,11 @@ async def test_what_comes_while_the_last_request_is_answered_cuts_off_no_respons
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         client.settimeout(60)
         client.connect(listener.getsockname())
-        stream = Hooked(listener.accept()[0])
-        stream.hook = lambda: client.send(more)
+        accepted = WatchedSocket(listener.accept()[0])
+        accepted.on_read = lambda _: client.send(more) if len(accepted.read) == 1 else None
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody")
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(serve_stream, stream, ServerContext(application, Config()))
+            nursery.start_soon(serve_stream, SocketStream(accepted), ServerContext(application, Config()))
             received = await trio.to_thread.run_sync(read_slowly)
     assert received.endswith(b"\r\n\r\n" + body)
 

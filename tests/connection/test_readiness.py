@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 
 import pytest
@@ -154,10 +156,10 @@ async def test_who_claims_what_has_come_reads_it_and_who_waits_waits_on():
     asked = []
 
     def claim():
-        asked.append(stream.receive_nowait(2))
+        asked.append(stream.direct.receive_nowait(2))
         return True
 
-    stream.claim = claim
+    stream.direct.claim = claim
     got = []
     async with trio.open_nursery() as nursery:
 
@@ -187,12 +189,12 @@ async def test_what_is_given_back_is_read_next():
             got.append(await stream.receive_some(10))
 
         await wait_all_tasks_blocked()
-        stream.give_back(b"abc")
+        stream.direct.give_back(b"abc")
         await wait_all_tasks_blocked(QUIET)
         assert got == [b"ab", b"c"]
-    assert not stream.has_unread()
-    stream.give_back(b"d")
-    assert stream.has_unread()
+    assert not stream.direct.has_unread()
+    stream.direct.give_back(b"d")
+    assert stream.direct.has_unread()
     assert await stream.receive_some() == b"d"
     near.close()
     await stream.aclose()
@@ -201,7 +203,7 @@ async def test_what_is_given_back_is_read_next():
 async def test_a_descriptor_that_is_used_again_is_another_socket():
     for _ in range(3):
         [(near, stream)] = await streams()
-        number = stream.socket.fileno()
+        number = stream.direct.socket.fileno()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.receive_some)
             await wait_all_tasks_blocked()
@@ -241,13 +243,30 @@ async def test_an_urgent_byte_hides_nothing_behind_it():
     await stream.aclose()
 
 
-@pytest.mark.parametrize("where", ["watch", "current"])
-async def test_a_system_that_can_watch_no_more_is_waited_for_in_trio_s_way(monkeypatch, where):
-    def fail(*_):
+class FullEpoll(contextlib.AbstractContextManager):
+    """There is no room for registrations."""
+
+    def __init__(self):
+        self._epoll = select.epoll()
+
+    def __exit__(self, *_):
+        self._epoll.close()
+
+    def __getattr__(self, name):
+        return getattr(self._epoll, name)
+
+    def register(self, descriptor, events):
         raise OSError(28, "No space left on device")
 
+
+@pytest.mark.parametrize("where", ["epoll", "register"])
+async def test_a_system_that_can_watch_no_more_is_waited_for_in_trio_s_way(monkeypatch, where):
+    def fail():
+        raise OSError(24, "Too many open files")
+
     [(near, stream)] = await streams()
-    monkeypatch.setattr(Readiness, where, fail)
+    epoll = FullEpoll() if where == "register" else None
+    monkeypatch.setattr(select, "epoll", fail if epoll is None else lambda: epoll)
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon

@@ -760,12 +760,12 @@ async def test_a_connection_that_is_closed_meanwhile(serve, file, monkeypatch):
     token = trio.lowlevel.current_trio_token()
     not_in_memory(monkeypatch, lambda: (token.run_sync_soon(loading.set), go_on.wait(SECONDS)))
     client = serve(sends(path), pair=socket_pair)
-    number = client.server.socket.fileno()
+    number = client.server.direct.socket.fileno()
     await client.request()
     await loading.wait()
     await client.leave()
     await trio.testing.wait_all_tasks_blocked(0.05)
-    assert client.server.socket.fileno() == -1  # closed, and its number free for another
+    assert client.server.direct.socket.fileno() == -1  # closed, and its number free for another
     mine, other = socket.socketpair()
     with mine, other:
         assert number in (mine.fileno(), other.fileno())
@@ -882,7 +882,7 @@ async def disturbed(script, make_pair, path, whom, disturbance):
 
     def leave():
         if isinstance(client_stream, SocketStream):
-            client_stream.socket.shutdown(socket.SHUT_RDWR)
+            client_stream.direct.socket.shutdown(socket.SHUT_RDWR)
         elif isinstance(client_stream, trio.StapledStream):
             client_stream.send_stream.close()
             client_stream.receive_stream.close()

@@ -10,9 +10,11 @@ import trio
 import trio.testing
 import trustme
 
+from tests.connection.conftest import WatchedSocket
 from trigi._connection import readiness
+from trigi._connection.direct_tls import ANSWERS_SIZE
 from trigi._connection.socket_stream import READ_SIZE, SocketStream
-from trigi._connection.tls_stream import ANSWERS_SIZE, TLSStream
+from trigi._connection.tls_stream import TLSStream
 
 AUTHORITY = trustme.CA()
 SERVER = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -36,8 +38,8 @@ def sockets() -> tuple[socket.socket, socket.socket]:
     return one, other
 
 
-async def plain_pair() -> tuple[SocketStream, SocketStream]:
-    one, other = sockets()
+async def plain_pair(connect=sockets) -> tuple[SocketStream, SocketStream]:
+    one, other = connect()
     return SocketStream(one), SocketStream(other)
 
 
@@ -61,11 +63,17 @@ async def local_pair() -> tuple[SocketStream, SocketStream]:
     return SocketStream(one), SocketStream(other)
 
 
+def watched() -> tuple[socket.socket, socket.socket]:
+    """The same, and what is read from the first is noted."""
+    one, other = sockets()
+    return WatchedSocket(one), other
+
+
 async def clogged_pair() -> tuple[SocketStream, SocketStream]:
     """Neither end can send any more."""
     pair = await local_pair()
     for stream in pair:
-        while stream.send_nowait(bytes(1 << 16)):
+        while stream.direct.send_nowait(bytes(1 << 16)):
             pass
     return pair
 
@@ -110,7 +118,7 @@ async def test_what_is_not_sent_at_once_can_be_sent_later(make_pair):
     server, client = await make_pair()
     data = bytes(range(256)) * 80_000
     sent = 0
-    while piece := server.send_nowait(data[sent:]):
+    while piece := server.direct.send_nowait(data[sent:]):
         sent += piece
     assert 0 < sent < len(data)
     async with trio.open_nursery() as nursery:
@@ -127,7 +135,7 @@ async def test_a_cancelled_read_loses_nothing(make_pair):
         await server.receive_some()
     assert scope.cancelled_caught
     await client.send_all(b"abc")
-    await trio.lowlevel.wait_readable(server.socket)
+    await trio.lowlevel.wait_readable(server.direct.socket)
     with trio.CancelScope() as scope:
         scope.cancel()
         await server.receive_some()
@@ -141,7 +149,7 @@ async def test_a_cancelled_read_loses_nothing(make_pair):
 async def test_every_call_lets_others_run_and_can_be_cancelled(make_pair):
     server, client = await make_pair()
     await client.send_all(bytes(100_000))
-    await trio.lowlevel.wait_readable(server.socket)
+    await trio.lowlevel.wait_readable(server.direct.socket)
     for call in (
         lambda: server.receive_some(1),
         lambda: server.send_all(b"x"),
@@ -204,12 +212,12 @@ async def test_one_task_at_a_time(make_pair):
             with pytest.raises(trio.BusyResourceError):
                 await call()
         with pytest.raises(trio.BusyResourceError):
-            server.send_nowait(b"x")
+            server.direct.send_nowait(b"x")
         nursery.cancel_scope.cancel()
     await trio.aclose_forcefully(server)
     await trio.aclose_forcefully(client)
     with pytest.raises(trio.ClosedResourceError):
-        server.send_nowait(b"x")
+        server.direct.send_nowait(b"x")
 
 
 async def test_a_size_below_one_is_refused():
@@ -250,40 +258,28 @@ async def test_who_always_has_something_to_read_does_not_starve_others():
             await trio.aclose_forcefully(stream)
 
 
-async def test_tls_a_read_takes_no_more_than_a_piece_from_the_socket(monkeypatch):
+async def test_tls_a_read_takes_no_more_than_a_piece_from_the_socket():
     """However much there is that makes no data, such as changes of keys: other tasks have their turns."""
-    server, client = await tls_pair()
-    sizes = []
-    receive, read = server._receive, server._read
-
-    def counted_receive(size):
-        data = receive(size)
-        sizes.append(len(data or b""))
-        return data
-
-    def counted_read(size):
-        before = len(sizes)
-        data = read(size)
-        assert len(sizes) - before <= 1
-        return data
-
-    monkeypatch.setattr(server, "_receive", counted_receive)
-    monkeypatch.setattr(server, "_read", counted_read)
+    server, client = await tls_pair(watched)
+    connected = server.direct.socket
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, bytes(1_000_000))
         received = 0
         while received < 1_000_000:
-            received += len(await server.receive_some(1 << 20))
-    assert max(sizes) <= READ_SIZE
+            before = len(connected.read)
+            await trio.lowlevel.wait_readable(connected)
+            received += len(server.direct.receive_nowait(1 << 20) or b"")
+            assert len(connected.read) - before <= 1
+    assert max(len(data) for _, data in connected.read) <= READ_SIZE
     await server.aclose()
     await client.aclose()
 
 
 async def test_tls_a_client_that_asks_for_answers_and_does_not_read_is_given_up():
     server, client = await tls_pair(socket.socketpair)  # TCP's buffers would take ever more
-    while server.send_nowait(bytes(1 << 16)):
+    while server.direct.send_nowait(bytes(1 << 16)):
         pass
-    server._outgoing.write(bytes(ANSWERS_SIZE + 1))  # as of very many changes of keys
+    server.direct._outgoing.write(bytes(ANSWERS_SIZE + 1))  # as of very many changes of keys
     await client.send_all(b"x")
     with pytest.raises(trio.BrokenResourceError, match="does not read them"):
         await server.receive_some()
@@ -293,7 +289,7 @@ async def test_tls_a_client_that_asks_for_answers_and_does_not_read_is_given_up(
 
 async def test_tls_a_reset_on_close_says_no_goodbye():
     server, client = await tls_pair()
-    server.reset_on_close()
+    server.direct.reset_on_close()
     await server.aclose()
     with pytest.raises(trio.BrokenResourceError):
         await client.receive_some()
@@ -301,19 +297,21 @@ async def test_tls_a_reset_on_close_says_no_goodbye():
 
 
 @pytest.mark.parametrize("make_pair", [plain_pair, tls_pair])
-async def test_a_stream_that_is_closed_while_it_is_read_waits_for_no_other_socket(make_pair, monkeypatch):
+async def test_a_stream_that_is_closed_while_it_is_read_waits_for_no_other_socket(make_pair):
     """Not even for one that has got its descriptor."""
-    server, client = await make_pair()
-    descriptor = server.socket.fileno()
+    server, client = await make_pair(watched)
+    connected = server.direct.socket
+    descriptor = connected.fileno()
     others = []
 
-    def close_and_find_nothing(size):
-        server.close(in_order=False)
+    def close_and_find_nothing(_):
+        server.direct.close(in_order=False)
         while not any(each.fileno() == descriptor for each in others):
             others.extend(socket.socketpair())
+        raise BlockingIOError
 
-    monkeypatch.setattr(server, "_read", close_and_find_nothing)
-    server._readable = True
+    connected.on_read = close_and_find_nothing
+    await client.send_all(b"x")
     with trio.fail_after(60), pytest.raises(trio.ClosedResourceError):
         await server.receive_some()
     for each in others:
@@ -323,11 +321,11 @@ async def test_a_stream_that_is_closed_while_it_is_read_waits_for_no_other_socke
 
 async def test_what_is_unread_is_seen():
     server, client = await local_pair()
-    assert not server.has_unread()
+    assert not server.direct.has_unread()
     await client.send_all(b"a")
-    assert server.has_unread()
+    assert server.direct.has_unread()
     assert await server.receive_some() == b"a"
     await client.aclose()
-    assert not server.has_unread(), "the end is nothing to be read"
+    assert not server.direct.has_unread(), "the end is nothing to be read"
     await server.aclose()
-    assert not server.has_unread()
+    assert not server.direct.has_unread()

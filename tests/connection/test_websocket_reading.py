@@ -9,7 +9,7 @@ from math import inf
 import pytest
 import trio
 
-from tests.connection.conftest import Recorder
+from tests.connection.conftest import Recorder, WatchedSocket
 from trigi._connection import run_websocket
 from trigi._connection.context import ServerContext
 from trigi._connection.serve import serve_stream
@@ -21,27 +21,14 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 QUIET = 0.01
 
 
-class Watched(SocketStream):
-    """Notes which task reads the socket."""
-
-    def __init__(self, connected):
-        super().__init__(connected)
-        self.readers = []
-
-    def _read(self, size):
-        data = super()._read(size)
-        if data is not None:
-            self.readers.append(trio.lowlevel.current_task())
-        return data
-
-
 class Served:
     """A WebSocket that is open, and whose application does what `session` does."""
 
     def __init__(self, session, **settings):
         self._session = session
         near, far = socket.socketpair()
-        self.server, self.stream = Watched(far), SocketStream(near)
+        self.socket = WatchedSocket(far)
+        self.server, self.stream = SocketStream(self.socket), SocketStream(near)
         self.client = WebSocketClient(self.stream)
         self.context = ServerContext(self._application, Config(**settings), observer=Recorder())
         self.task = None
@@ -62,7 +49,7 @@ async def serving(session, **settings):
             await served.client.connect("/")
             for _ in range(10):  # until the session waits, if it ever does
                 await trio.lowlevel.checkpoint()
-            served.server.readers.clear()
+            served.socket.read.clear()
             yield served
             await trio.aclose_forcefully(served.stream)
     assert served.context.observer.failures == []
@@ -80,7 +67,7 @@ async def test_who_waits_for_a_message_reads_it():
         for text in ("a", "é" * 1000, ""):
             await served.client.send(text)
             assert await served.client.receive() == text
-        assert served.server.readers == [served.task] * 3
+        assert [task for task, _ in served.socket.read] == [served.task] * 3
 
 
 async def test_the_reader_reads_what_the_application_does_not_wait_for():
@@ -92,7 +79,7 @@ async def test_the_reader_reads_what_the_application_does_not_wait_for():
         await served.client.send("a")
         await served.client.send("b")
         assert [await served.client.receive() for _ in range(2)] == ["a", "b"]
-        assert served.task not in served.server.readers
+        assert served.task not in [task for task, _ in served.socket.read]
 
 
 SEQUENCES = {
@@ -261,14 +248,12 @@ async def test_what_comes_as_the_reader_is_about_to_read_does_not_overtake():
                 received.append(message["text"])
 
         async with serving(session) as served:
-            give_back = served.server.give_back
 
-            def give_back_and_send(data, served=served, give_back=give_back):
-                give_back(data)
+            def send_more(data, served=served):
                 if data.endswith(b"2"):
-                    served.stream.send_nowait(encode_frame(TEXT, b"3"))
+                    served.stream.direct.send_nowait(encode_frame(TEXT, b"3"))
 
-            served.server.give_back = give_back_and_send
+            served.socket.on_read = send_more
             frames = [encode_frame(TEXT, text, masked=True) for text in (b"1", b"2")]
             frames = [frame[:2] + bytes(4) + text for frame, text in zip(frames, (b"1", b"2"), strict=True)]
             await served.stream.send_all(b"".join(frames))
@@ -276,6 +261,7 @@ async def test_what_comes_as_the_reader_is_about_to_read_does_not_overtake():
         assert received == ["1", "2", "3"]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("answer", [CLOSE, PING])
 async def test_what_comes_as_a_message_is_on_its_way_is_seen_at_once(monkeypatch, answer):
     """The application has been given a message, and does something else than to receive the next."""
@@ -293,7 +279,7 @@ async def test_what_comes_as_a_message_is_on_its_way_is_seen_at_once(monkeypatch
             async def deliver_and_send(self, data, served=served, deliver=deliver):
                 await deliver(self, data)
                 if data == "2":
-                    served.stream.send_nowait(encode_frame(answer, b""))
+                    served.stream.direct.send_nowait(encode_frame(answer, b""))
 
             monkeypatch.setattr(run_websocket.WebSocketCall, "_deliver", deliver_and_send)
             await served.stream.send_all(encode_frame(TEXT, b"1") + encode_frame(TEXT, b"2"))
@@ -316,7 +302,7 @@ async def test_a_cancelled_receive_takes_no_place_in_the_queue():
             await go_on.wait()
 
         async with serving(session, websocket_queue_size=1) as served:
-            served.stream.send_nowait(encode_frame(TEXT, b"1"))
+            served.stream.direct.send_nowait(encode_frame(TEXT, b"1"))
             scopes[0].cancel()
             await trio.testing.wait_all_tasks_blocked(QUIET)
             await served.stream.send_all(encode_frame(PING, b""))
@@ -339,10 +325,10 @@ async def test_after_the_server_s_close_the_reader_reads_though_somebody_waits_f
         [exchange] = served.context.running
         exchange.on_drain()
         await trio.testing.wait_all_tasks_blocked(QUIET)
-        served.server.readers.clear()
-        served.stream.send_nowait(encode_frame(CLOSE, b""))
+        served.socket.read.clear()
+        served.stream.direct.send_nowait(encode_frame(CLOSE, b""))
         await trio.testing.wait_all_tasks_blocked(QUIET)
-        assert served.server.readers
+        assert served.socket.read
         with trio.fail_after(5):
             while await served.stream.receive_some(1 << 16):
                 pass

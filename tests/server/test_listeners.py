@@ -800,12 +800,15 @@ async def test_what_is_accepted_talks_at_once(opened, tmp_path, bind):
         stream = await listener.accept()
         client.sendall(b"hello")
         assert await stream.receive_some() == b"hello"
-        assert stream.send_nowait(b"hello") == 5
+        assert stream.direct.send_nowait(b"hello") == 5
         assert client.recv(10) == b"hello"
         if inner.socket.family == socket.AF_INET:  # small pieces do not wait for each other
-            assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert stream.direct.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # nor does the system take what nobody reads
-                assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_SIZE
+                assert (
+                    stream.direct.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+                    == UNSENT_SIZE
+                )
         await stream.aclose()
     await listener.aclose()
     assert inner.socket.fileno() == -1

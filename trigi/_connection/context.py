@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from copy import copy
 from email.utils import formatdate
 from typing import Any, NamedTuple, Protocol
 
@@ -93,7 +92,16 @@ class ServerContext:
 
     def with_background(self, background: Background) -> ServerContext:
         """The same, all of it shared, but for `background`."""
-        context = copy(self)
+        context = ServerContext(
+            self.application,
+            self.config,
+            state=self.state,
+            observer=self.observer,
+            describe_tls=self.describe_tls,
+        )
+        context.connections = self.connections
+        context.draining = self.draining
+        context.running = self.running
         context.background = background
         return context
 

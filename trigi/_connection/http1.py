@@ -33,7 +33,8 @@ from .application_task import ApplicationTask
 from .context import ServerContext
 from .exchange import Exchange
 from .run_websocket import run_websocket
-from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport, UpgradedStream
+from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport
+from .tunnel import ConnectionTunnel
 
 __all__ = ["HTTP1Connection"]
 
@@ -66,7 +67,7 @@ class HTTP1Connection:
         self._reader_done: trio.Event | None = None  # somebody waits to take the stream over
 
     async def serve(self) -> bytes | None:
-        """Serve until the client or the server has enough, and every application call has ended.
+        """Serve until the client or the server has enough, and every application call has ended; then close in order.
 
         Returns:
             What was read, if it is the beginning of HTTP/2: then the stream is left open.
@@ -95,8 +96,6 @@ class HTTP1Connection:
         finally:
             self._exchange = self._undelivered = None  # so that no collector is needed for them
             self.context.connections.discard(self)
-            if not self._is_http2:
-                await self.transport.close()
         return self._codec.trailing_data if self._is_http2 else None
 
     def drain(self) -> None:
@@ -159,11 +158,13 @@ class HTTP1Connection:
         if len(self.context.running) >= config.concurrency_limit:
             error = BadRequest("too many requests at once", status_hint=503, limit="concurrency_limit")
             self.context.observer.request_refused(self.transport.info, error)
-            self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
+            self._applications.start_soon(
+                exchange.respond, 503, [(b"retry-after", b"1")], name="trigi: refusal"
+            )
             return exchange
         self.context.running.add(exchange)  # now: another may be counted before its task begins
         if request.is_upgrade:
-            self._applications.start_soon(run_websocket, exchange)
+            self._applications.start_soon(run_websocket, exchange, name="trigi: WebSocket")
         else:
             self._application_task.start(exchange)
         return exchange
@@ -244,10 +245,12 @@ class HTTP1Connection:
     def _receive_nowait(self) -> bool:
         """Take what there is, as far as that can be known: whether there was anything."""
         direct = self.transport.direct
-        data = None
-        if direct is not None:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                data = direct.receive_nowait(READ_SIZE)
+        if direct is None:
+            return False
+        try:
+            data = direct.receive_nowait(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
         if data:
             self._codec.receive_data(data)
         return bool(data)
@@ -428,13 +431,13 @@ class HTTP1Exchange(Exchange):
         """Have the reader answer if nothing was sent, treat the client as gone, and close the connection."""
         self._http1.refuse_request(error)
 
-    async def upgrade(self, headers: Headers) -> trio.abc.Stream:
-        """Answer 101 with these headers, and give the stream that the connection is from then on."""
+    async def upgrade(self, headers: Headers) -> ConnectionTunnel:
+        """Answer 101 with these headers, and give what the connection is from then on."""
         self.head_sent = True
         self.status = 101
         received = await self._http1.hand_over()
         await self._write([encode_head(101, headers)])
-        return UpgradedStream(self._http1.transport, received)
+        return ConnectionTunnel(self._http1.transport, received)
 
     async def linger(self) -> None:
         """As `Transport.linger` does it."""

@@ -75,13 +75,13 @@ class HTTP2Connection:
         self._closing: dict[int, trio.Event] = {}  # streams whose request goes on after the response
 
     async def serve(self) -> None:
-        """Serve until the client or the server has enough, and every application call has ended."""
+        """Serve until the client or the server has enough, and every call has ended; then close in order."""
         self.context.connections.add(self)
         if self.context.draining.is_set():  # it has begun since this connection was accepted
             self.drain()
         try:
             async with trio.open_nursery() as self._applications:
-                self._applications.start_soon(self._writer.run)
+                self._applications.start_soon(self._writer.run, name="trigi: writer")
                 try:
                     await self._read()
                 finally:
@@ -96,7 +96,6 @@ class HTTP2Connection:
                 await self.transport.close()
         finally:
             self.context.connections.discard(self)
-            await self.transport.close()
 
     def drain(self) -> None:
         """Close now if no stream is open, else after the last: which that is, the client learns first."""
@@ -216,10 +215,12 @@ class HTTP2Connection:
         if len(context.running) >= config.concurrency_limit:
             error = BadRequest("too many requests at once", status_hint=503, limit="concurrency_limit")
             context.observer.request_refused(self.transport.info, error)
-            self._applications.start_soon(exchange.respond, 503, [(b"retry-after", b"1")])
+            self._applications.start_soon(
+                exchange.respond, 503, [(b"retry-after", b"1")], name="trigi: refusal"
+            )
             return
         context.running.add(exchange)  # now: another may be counted before its task begins
-        self._applications.start_soon(self._run, exchange)
+        self._applications.start_soon(self._run, exchange, name="trigi: application")
 
     async def _run(self, exchange: HTTP2Exchange) -> None:
         try:
@@ -271,7 +272,9 @@ class HTTP2Connection:
             return
         if self._codec.is_open(stream_id) and not self._stopping:
             self._closing[stream_id] = trio.Event()
-            self._applications.start_soon(self._discard_rest, exchange, self._closing[stream_id])
+            self._applications.start_soon(
+                self._discard_rest, exchange, self._closing[stream_id], name="trigi: discarding"
+            )
             return
         del self._exchanges[stream_id]
         if not exchange.complete and exchange in self.context.running:

@@ -17,6 +17,7 @@ from .context import ServerContext
 from .exchange import Exchange
 from .http2_writer import HTTP2Writer, Outgoing
 from .transport import CLOSE_SECONDS, DISCARD_SIZE
+from .tunnel import Tunnel
 
 __all__ = ["HTTP2Exchange"]
 
@@ -43,7 +44,7 @@ class HTTP2Exchange(Exchange):
         super().__init__(request, connection, context)
         self.stream_id = request.stream_id
         self.outgoing = Outgoing(request.stream_id, request.priority)
-        self.tunnel: TunnelStream | None = None
+        self.tunnel: StreamTunnel | None = None
         self._codec = codec
         self._writer = writer
         self._unread = bytearray()  # behind the message in the inbox
@@ -152,11 +153,11 @@ class HTTP2Exchange(Exchange):
         self.disconnect()
         self._writer.answer(self.outgoing, error.status_hint, self.context.default_headers().fields)
 
-    async def upgrade(self, headers: Headers) -> trio.abc.Stream:
+    async def upgrade(self, headers: Headers) -> StreamTunnel:
         """Answer 200 with these headers, and give the stream of bytes that the exchange is from then on."""
         self.head_sent = True
         self.status = 200
-        self.tunnel = TunnelStream(self.outgoing, self._writer)
+        self.tunnel = StreamTunnel(self.outgoing, self._writer)
         self.tunnel.feed(bytes(self._unread), more=not self._unread_end)
         self._writer.send_fields(self.outgoing, [(b":status", b"200"), *headers])
         await trio.lowlevel.checkpoint()
@@ -204,8 +205,8 @@ class HTTP2Exchange(Exchange):
         return fields
 
 
-class TunnelStream(trio.abc.Stream):
-    """The bytes of one HTTP/2 stream, as a stream of their own (RFC 8441, 5)."""
+class StreamTunnel(Tunnel):
+    """The bytes of one HTTP/2 stream (RFC 8441, 5)."""
 
     def __init__(self, outgoing: Outgoing, writer: HTTP2Writer) -> None:
         self._outgoing = outgoing
@@ -227,7 +228,7 @@ class TunnelStream(trio.abc.Stream):
         self._lost = True
         self._changed.unpark_all()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int) -> bytes:
         """What came; `b""` once the client has ended its side. Cancellation loses nothing."""
         await trio.lowlevel.checkpoint()
         while not self._closed:
@@ -243,15 +244,11 @@ class TunnelStream(trio.abc.Stream):
             await self._changed.park()
         raise trio.ClosedResourceError
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+    async def send_all(self, data: bytes) -> None:
         """Send after what others have sent before; nothing at all waits for them."""
         if self._closed:  # by the session's reader, because there is nobody to read it
             raise ClientDisconnected("the client has disconnected")
-        await self._writer.send(self._outgoing, bytes(data))
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until what was sent was taken."""
-        await self.send_all(b"")
+        await self._writer.send(self._outgoing, data)
 
     async def aclose(self) -> None:
         """End this side of the stream. The client has a moment to take what was sent, and another to end its own."""

@@ -1,4 +1,4 @@
-"""An application on one `websocket` scope, over any `trio.abc.Stream` that its exchange becomes.
+"""An application on one `websocket` scope, over whatever tunnel its exchange becomes.
 
 The application's call is the body of a nursery. Once it has accepted, the nursery has two more tasks: a reader
 (bytes -> codec -> messages into the exchange's inbox) and one that keeps the connection alive.
@@ -31,10 +31,10 @@ from trigi.exceptions import ApplicationError, BadRequest, ClientDisconnected, I
 from trigi.typing import Message as ASGIMessage
 
 from .application import call_application
+from .direct import DirectSocket
 from .exchange import Exchange
 from .run_http import HTTPCall
-from .socket_stream import DirectStream
-from .transport import UpgradedStream
+from .tunnel import Tunnel
 
 __all__ = ["run_websocket"]
 
@@ -104,7 +104,7 @@ class WebSocketCall:
         self._denial = HTTPCall(exchange)
         self._connect_given = False
         self._accepted = trio.Event()
-        self._stream: trio.abc.Stream | None = None
+        self._tunnel: Tunnel | None = None
         self._codec: WebSocketCodec | None = None
         self._closed = Closed(ABNORMAL_CLOSURE, "")  # what `websocket.disconnect` will say
         self._reading = trio.CancelScope()
@@ -112,7 +112,7 @@ class WebSocketCall:
         self._heard = trio.Event()  # something came since the last ping
         self._unread = 0  # bytes of memory that the messages in the inbox take
         self._room = trio.Event()  # they have become fewer, or nobody wants them any more
-        self._direct: DirectStream | None = None  # that the application may read, too
+        self._direct: DirectSocket | None = None  # that the application may read, too
         self._asked = False  # a task that waited for a message is about to read
         self._delivering = False
         self._reader_done = trio.Event()
@@ -235,14 +235,14 @@ class WebSocketCall:
         names = {name for name, _ in headers}
         headers += [field for field in exchange.context.default_headers().fields if field[0] not in names]
         try:
-            self._stream = await exchange.upgrade(headers)
+            self._tunnel = await exchange.upgrade(headers)
         except BaseException:
             exchange.abort()  # gone, or cancelled with half an answer on the wire
             raise
         finally:
             self._accepted.set()
-        self._session.start_soon(self._read)
-        self._session.start_soon(self._keep_alive)
+        self._session.start_soon(self._read, name="trigi: WebSocket reader")
+        self._session.start_soon(self._keep_alive, name="trigi: WebSocket pings")
         exchange.on_drain = self._drain
         if exchange.context.draining.is_set():
             self._drain()
@@ -289,13 +289,13 @@ class WebSocketCall:
         self._room.set()
         # The client's close frame may have been answered already, and wait for the application behind messages.
         self._closed = self._codec.closed or Closed(code, reason)
-        self._session.start_soon(self._end_within_close_timeout)
+        self._session.start_soon(self._end_within_close_timeout, name="trigi: WebSocket close")
         return frame
 
     async def _write(self, data: bytes) -> None:
-        assert self._stream is not None
+        assert self._tunnel is not None
         try:
-            await self._stream.send_all(data)
+            await self._tunnel.send_all(data)
         except BaseException:
             # Gone, or cancelled with a torn frame on the wire and a compression window that has moved on.
             self._exchange.disconnect()
@@ -306,12 +306,12 @@ class WebSocketCall:
 
     async def _read(self) -> None:
         """Bytes become messages, until the client closes, breaks the protocol, or leaves."""
-        assert self._stream is not None
+        assert self._tunnel is not None
         assert self._codec is not None
         with self._reading, suppress(ClientDisconnected):
-            await self._read_messages(self._stream, self._codec)
+            await self._read_messages(self._tunnel, self._codec)
             if self.state is WebSocket.CLOSED:
-                await self._stream.send_all(b"")  # the close frame may still wait behind a message
+                await self._tunnel.send_all(b"")  # the close frame may still wait behind a message
         if self._direct is not None:
             self._direct.claim = None
         if self.state is WebSocket.OPEN:
@@ -320,22 +320,22 @@ class WebSocketCall:
         self._reader_done.set()
         if self._closed.code in VIOLATIONS:  # the client may be in the middle of a message
             await self._exchange.linger()
-        await self._stream.aclose()
+        await self._tunnel.aclose()
 
-    async def _read_messages(self, stream: trio.abc.Stream, codec: WebSocketCodec) -> None:
+    async def _read_messages(self, tunnel: Tunnel, codec: WebSocketCodec) -> None:
         while codec.closed is None:
-            if self._direct is None and isinstance(stream, UpgradedStream) and stream.direct is not None:
-                self._direct = stream.direct
+            if self._direct is None and tunnel.direct is not None:
+                self._direct = tunnel.direct
                 self._direct.claim = self._claim
             try:
-                data = await stream.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
+                data = await tunnel.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             self._heard.set()
             events = codec.receive_data(bytes(data)) if data else codec.receive_eof()
             if replies := codec.data_to_send():
                 try:
-                    await stream.send_all(replies)
+                    await tunnel.send_all(replies)
                 except ClientDisconnected:  # what it sent before it went counts
                     events += codec.receive_eof()
             for event in events:
@@ -390,7 +390,7 @@ class WebSocketCall:
         if self.state is WebSocket.OPEN and not self._exchange.ended:
             frame = self._begin_close(SERVICE_RESTART)
             self._exchange.disconnect(in_order=True)
-            self._session.start_soon(self._write_last, frame)
+            self._session.start_soon(self._write_last, frame, name="trigi: WebSocket close")
 
     async def _write_last(self, frame: bytes) -> None:
         with suppress(ClientDisconnected):

@@ -13,7 +13,7 @@ from .background import open_background
 from .context import ServerContext
 from .http1 import HTTP1Connection
 from .http2 import HTTP2Connection
-from .socket_stream import DirectStream, as_direct
+from .socket_stream import SocketStream, as_direct
 from .tls_stream import TLSStream
 from .transport import DISCARD_SECONDS, Transport
 
@@ -104,8 +104,8 @@ class _Handshake:
 def _connection_info(stream: trio.abc.Stream) -> ConnectionInfo:
     """The endpoints of a socket's stream; of any other, nothing is known."""
     try:
-        if isinstance(stream, DirectStream):
-            client, server = stream.endpoints()
+        if isinstance(stream, SocketStream):
+            client, server = stream.direct.endpoints()
         else:
             while isinstance(stream, trio.SSLStream):
                 stream = stream.transport_stream

@@ -1,34 +1,23 @@
-"""Thin streams over a non-blocking socket: nothing between trio's event loop and the system calls.
-
-Three things make them cheap. Reading waits for the socket first, since after a request there is nearly always nothing
-more, and a call that only says so costs as much as one that reads. The socket is registered once with the system, which
-tells whenever something comes (`readiness`). And what is there can be read, what there is room for written, without a
-checkpoint: a response that the socket takes at once needs no deadline, no cancel scope and no task switch.
-"""
+"""A thin stream over a socket: what trio knows of one that can be read and written directly."""
 
 from __future__ import annotations
 
-import os
-import struct
-from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
 from operator import index
-from socket import MSG_PEEK, SHUT_WR, SO_LINGER, SOL_SOCKET, socket
+from socket import SHUT_WR, socket
 from typing import Any
 
 import trio
 
-from .readiness import Readiness
+from .direct import DirectSocket
 
-__all__ = ["DirectStream", "SocketStream", "as_direct"]
+__all__ = ["SocketStream", "as_direct"]
 
 READ_SIZE = 64 * 1024
 """Bytes that are read if nobody says how many."""
 
 
-class DirectStream(trio.abc.HalfCloseableStream):
-    """A connected socket, and what is read from it and written to it with one call each.
+class SocketStream(trio.abc.HalfCloseableStream):
+    """A connected socket as a stream.
 
     Every method that is async is a checkpoint, and lets other tasks run.
 
@@ -37,281 +26,90 @@ class DirectStream(trio.abc.HalfCloseableStream):
         peer: the address of its other end, if that is known already; as the `socket` module gives it.
 
     Attributes:
-        socket: it.
-        claim: asked when something has come for which somebody waits in `receive_some`: whether somebody else is going
-            to read it, by `receive_nowait`.
+        direct: what it is made of, for those who need not wait.
     """
 
-    claim: Callable[[], bool] | None = None
-    _pending = False  # something was read from the socket, and is still to be read from here
-
     def __init__(self, connected: socket, peer: Any = None) -> None:
-        connected.setblocking(False)
-        self.socket = connected
-        self._peer = peer
-        self._readable = True  # as far as is known: at first there is probably what a client begins with
-        self._is_special = False  # the end, say: only a read that finds nothing was the last
-        self._receiving = False
-        self._waiting: trio.lowlevel.Task | None = None  # for the socket to become readable
-        self._sending = False
-        self._ended = False  # nothing more is to be sent
-        self._given_back = b""
-        self._readiness: Readiness | None = None  # once it was waited for
-
-    def endpoints(self) -> tuple[Any, Any]:
-        """The addresses of the other end and of this one, as the `socket` module gives them.
-
-        Raises:
-            OSError: the connection is broken.
-        """
-        return self.socket.getpeername() if self._peer is None else self._peer, self.socket.getsockname()
+        self.direct = DirectSocket(connected, peer)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What came, `b""` at the end. Cancellation loses nothing."""
         size = READ_SIZE if max_bytes is None else index(max_bytes)
         if size < 1:
             raise ValueError("max_bytes must be at least 1")
-        if self._receiving:
+        direct = self.direct
+        if direct.receiving:
             raise trio.BusyResourceError("another task is receiving on this socket")
-        self._check_open()
-        self._receiving = True
+        direct.check_open()
+        direct.receiving = True
         try:
-            if self._readable or self._pending or self._given_back:
+            if direct.may_have_unread:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._wait_readable()
-            while (data := self._next(size)) is None:
-                await self._wait_readable()
+                await direct.wait_readable()
+            while (data := direct.read(size)) is None:
+                await direct.wait_readable()
         except OSError as error:
-            raise self._failed(error) from error
+            raise direct.failed(error) from error
         finally:
-            self._receiving = False
+            direct.receiving = False
         return data
-
-    def receive_nowait(self, max_bytes: int) -> bytes | None:
-        """What is there, `None` if that is nothing, `b""` at the end. Whoever waits in `receive_some` waits on.
-
-        Raises:
-            trio.BrokenResourceError: the connection is broken.
-            trio.ClosedResourceError: the stream was closed.
-        """
-        try:
-            data = self._next(max_bytes)
-        except OSError as error:
-            raise self._failed(error) from error
-        finally:
-            if self._readable or self._pending:
-                self._wake()
-        return data
-
-    def give_back(self, data: bytes) -> None:
-        """Have whoever waits in `receive_some` read what was read last, or look whether there is anything else."""
-        self._given_back = data + self._given_back
-        self._wake()
-
-    def send_nowait(self, data: bytes | memoryview) -> int:
-        """Send what the socket takes at once: how many bytes that was, perhaps none.
-
-        Raises:
-            trio.BrokenResourceError: the connection is broken.
-            trio.ClosedResourceError: the stream was closed.
-            trio.BusyResourceError: another task is sending.
-        """
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this socket")
-        if self._ended:
-            raise trio.ClosedResourceError("the sending side of this socket was closed")
-        try:
-            return self._write(data)
-        except OSError as error:
-            raise self._failed(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it. Cancellation: some of it may have been sent."""
+        direct = self.direct
         with memoryview(data) as view:
             await trio.lowlevel.checkpoint_if_cancelled()
-            descriptor = self._check_open()
-            sent = self.send_nowait(view)
+            descriptor = direct.check_open()
+            sent = direct.send_nowait(view)
             if sent == len(view):
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return
-            self._sending = True
+            direct.sending = True
             try:
                 while sent < len(view):
                     await trio.lowlevel.wait_writable(descriptor)
-                    sent += self._write(view[sent:])
+                    sent += direct.write(view[sent:])
             except OSError as error:
-                raise self._failed(error) from error
+                raise direct.failed(error) from error
             finally:
-                self._sending = False
+                direct.sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the socket takes something."""
-        if self._sending:
+        direct = self.direct
+        if direct.sending:
             raise trio.BusyResourceError("another task is sending on this socket")
-        descriptor = self._check_open()
-        self._sending = True
+        descriptor = direct.check_open()
+        direct.sending = True
         try:
             await trio.lowlevel.wait_writable(descriptor)
         except OSError as error:
-            raise self._failed(error) from error
+            raise direct.failed(error) from error
         finally:
-            self._sending = False
+            direct.sending = False
 
     async def send_eof(self) -> None:
         """Say that no more will be sent; once more does nothing."""
         await trio.lowlevel.checkpoint()
-        if self._sending:
+        direct = self.direct
+        if direct.sending:
             raise trio.BusyResourceError("another task is sending on this socket")
-        self._ended = True
+        direct.ended = True
         try:
-            self._end()
-            self.socket.shutdown(SHUT_WR)
+            direct.end()
+            direct.socket.shutdown(SHUT_WR)
         except OSError as error:
-            raise self._failed(error) from error
-
-    def has_unread(self) -> bool:
-        """Whether bytes have come that were not read: upon which to close would be to reset."""
-        try:
-            return bool(self._given_back or self.socket.recv(1, MSG_PEEK))
-        except OSError:  # there is nothing, or never will be
-            return False
-
-    def reset_on_close(self) -> None:
-        """Have `aclose` reset the connection, rather than end it in order."""
-        self.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-
-    def close(self, *, in_order: bool) -> None:
-        """Close the socket; tasks that wait for it get `trio.ClosedResourceError`. Once more does nothing.
-
-        Args:
-            in_order: say so to the other end, if the protocol has a word for it, and there is room.
-        """
-        if self.socket.fileno() >= 0:
-            if in_order:
-                self._end()
-            if self._readiness is not None:
-                self._readiness.forget(self.socket.fileno())
-            if self._sending or (self._receiving and self._waiting is None):  # somebody waits in trio's way
-                trio.lowlevel.notify_closing(self.socket)
-            self.socket.close()
-            self._wake()
+            raise direct.failed(error) from error
 
     async def aclose(self) -> None:
         """Close the socket, in order unless that is cancelled."""
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            self.close(in_order=False)
+            self.direct.close(in_order=False)
             raise
-        self.close(in_order=True)
-
-    # One call each
-
-    @abstractmethod
-    def _read(self, size: int) -> bytes | None:
-        """What is there, `None` if that is nothing."""
-
-    @abstractmethod
-    def _write(self, data: bytes | memoryview) -> int:
-        """Write what the socket takes: how many bytes that was. The rest of them is what comes next, if anything."""
-
-    def _end(self) -> None:
-        """Say that no more will be written, if the protocol has a word for that."""
-
-    def _next(self, size: int) -> bytes | None:
-        """What was given back, or else is there; `None` if that is nothing."""
-        if self._given_back:
-            data, self._given_back = self._given_back[:size], self._given_back[size:]
-            return data
-        return self._read(size)
-
-    def _receive(self, size: int) -> bytes | None:
-        """One call of the system's: what there is of so many bytes."""
-        try:
-            data = self.socket.recv(size)
-        except BlockingIOError:
-            self._readable = self._is_special = False
-            return None
-        # Less than was asked for was all there was, and what comes next will be told: but not at the end, an error, or
-        # an urgent byte.
-        self._readable = not 0 < len(data) < size or self._is_special
-        return data
-
-    async def _wait_readable(self) -> None:
-        """Wait until there is something to be read from the socket; if that is known already, let others run."""
-        descriptor = self._check_open()  # it may have been closed meanwhile
-        if self._readable:
-            await trio.lowlevel.checkpoint()
-        elif self._is_watched(descriptor):
-            self._waiting = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
-            self._check_open()
-        else:
-            await trio.lowlevel.wait_readable(descriptor)
-            self._readable = True
-
-    def _is_watched(self, descriptor: int) -> bool:
-        """Whether it is told when something comes: from the first time on that somebody waits for it."""
-        if self._readiness is None:
-            # The system may not watch any more, or have no descriptor left: trio may have more luck.
-            with suppress(OSError):
-                readiness = Readiness.current()
-                if readiness is not None:
-                    readiness.watch(descriptor, self._became_readable)
-                    self._readiness = readiness
-        return self._readiness is not None
-
-    def _became_readable(self, is_special: bool) -> None:
-        self._readable = True
-        self._is_special |= is_special
-        if self._waiting is None or self.claim is None or not self.claim():
-            self._wake()
-
-    def _wake(self) -> None:
-        """Let the task that waits look at the socket."""
-        if self._waiting is not None:
-            trio.lowlevel.reschedule(self._waiting)
-            self._waiting = None
-
-    def _wait_no_more(self, _raise_cancel: object) -> trio.lowlevel.Abort:
-        self._waiting = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    def _check_open(self) -> int:
-        """The socket's descriptor; `trio.ClosedResourceError` if it was closed."""
-        descriptor = self.socket.fileno()
-        if descriptor < 0:
-            raise trio.ClosedResourceError("this socket was closed")
-        return descriptor
-
-    def _failed(self, error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        """What an error of the socket means."""
-        if self.socket.fileno() < 0:
-            return trio.ClosedResourceError("this socket was closed")
-        return trio.BrokenResourceError(f"the connection is broken: {error}")
-
-
-class SocketStream(DirectStream):
-    """A connected socket with nothing on top."""
-
-    def copy_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Have the system copy as much of a file as the socket takes at once: how many bytes that was.
-
-        Raises:
-            BlockingIOError: the socket takes nothing now.
-            OSError: the socket is broken, or the file system can't do it.
-        """
-        return os.sendfile(self.socket.fileno(), descriptor, offset, count)
-
-    def _read(self, size: int) -> bytes | None:
-        return self._receive(size)
-
-    def _write(self, data: bytes | memoryview) -> int:
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
+        self.direct.close(in_order=True)
 
 
 def as_direct(stream: trio.abc.Stream) -> trio.abc.Stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVarTuple
 
@@ -12,9 +11,9 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
 
 from . import files
-from .socket_stream import DirectStream, SocketStream
+from .socket_stream import SocketStream
 
-__all__ = ["Transport", "UpgradedStream"]
+__all__ = ["Transport"]
 
 WRITE_SIZE = 64 * 1024
 """Bytes that `write_timeout` applies to: a large write has this long for each of its pieces, not for all."""
@@ -31,8 +30,6 @@ AT_ONCE_SIZE = 257 * 1024
 
 AT_ONCE_COST = 4096
 """What each write counts for beside its bytes: small ones take time, too."""
-
-CAN_COPY = hasattr(os, "sendfile")
 
 DISCARD_SIZE = 256 * 1024
 """Bytes of a request's body that are read for nothing after its response, so that the connection can be used on."""
@@ -55,7 +52,7 @@ class Transport:
 
     Attributes:
         stream: the stream, its TLS handshake done.
-        direct: the stream if it is over a socket, and can be read and written without waiting.
+        direct: what the stream is over, if that is a socket, and can be read and written without waiting.
         info: its endpoints and TLS.
         broken: nothing can be written any more.
         closed: the stream is, or is being.
@@ -66,8 +63,8 @@ class Transport:
         self.stream = stream
         self.info = info
         self.closed = False
-        self.copies_files = isinstance(stream, SocketStream) and CAN_COPY
-        self.direct = stream if isinstance(stream, DirectStream) else None
+        self.direct = stream.direct if isinstance(stream, SocketStream) else None
+        self.copies_files = self.direct is not None and self.direct.can_copy_files
         self.broken = False
         self._write_timeout = write_timeout
         self._lock: trio.Lock | None = None  # made when it is first needed
@@ -163,8 +160,7 @@ class Transport:
         report: Callable[[int], None],
         scope: trio.CancelScope,
     ) -> None:
-        stream = self.stream
-        assert isinstance(stream, SocketStream)
+        assert self.direct is not None
         await self._write_parts([before], scope)
         descriptor, offset, count = span
         to_come = 0  # before the client gets more time
@@ -175,9 +171,9 @@ class Transport:
             size = min(count, COPY_SIZE)
             await files.load(descriptor, offset, size)
             try:
-                copied = stream.copy_file(descriptor, offset, size)
+                copied = self.direct.copy_file(descriptor, offset, size)
             except BlockingIOError:
-                await stream.wait_send_all_might_not_block()
+                await self.stream.wait_send_all_might_not_block()
                 continue
             except OSError:  # the socket's fault, or the file's, or nobody's: not every file system can do it
                 copied = 0
@@ -242,37 +238,3 @@ class Transport:
                 pass
         self.broken = True
         await trio.aclose_forcefully(self.stream)
-
-
-class UpgradedStream(trio.abc.Stream):
-    """What an upgraded connection is from then on: bytes both ways, the first of which came with the request."""
-
-    def __init__(self, transport: Transport, received: bytes) -> None:
-        self._transport = transport
-        self._received = received
-
-    @property
-    def direct(self) -> DirectStream | None:
-        """The stream below, if it can be read without waiting and is all that there is to be read."""
-        return None if self._received else self._transport.direct
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """What came with the request, then what comes. Cancellation loses nothing."""
-        if self._received:
-            await trio.lowlevel.checkpoint()
-            size = len(self._received) if max_bytes is None else max_bytes
-            data, self._received = self._received[:size], self._received[size:]
-            return data
-        return await self._transport.stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write within `write_timeout`; `ClientDisconnected` when that passes or the client is gone."""
-        await self._transport.write([bytes(data)])
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """As the stream below has it."""
-        await self._transport.stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        """Close the connection; a task that reads it gets `ClosedResourceError`."""
-        await self._transport.close()

@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from trigi._connection.socket_stream import DirectStream, SocketStream
+from trigi._connection.socket_stream import SocketStream
 from trigi._connection.tls_stream import TLSStream
 from trigi._protocol.scope import Endpoint
 
@@ -107,8 +107,8 @@ class SocketFile:
         return status.st_dev, status.st_ino
 
 
-class DirectListener(trio.abc.Listener[DirectStream]):
-    """A listener that accepts with one system call, and gives `SocketStream`s or, with a context, `TLSStream`s.
+class DirectListener(trio.abc.Listener[SocketStream]):
+    """A listener that accepts with one system call, and gives thin streams.
 
     Args:
         listener: the listening socket that this accepts on, and that is closed with this.
@@ -126,7 +126,7 @@ class DirectListener(trio.abc.Listener[DirectStream]):
             _set_options(self._socket)
         self._in_a_row = 0
 
-    async def accept(self) -> DirectStream:
+    async def accept(self) -> SocketStream:
         """The next connection. Other tasks run before it if it must be waited for, and after every few.
 
         Raises:
