@@ -149,9 +149,15 @@ def callables(value):
     return found
 
 
+def statements(module):
+    """What a module's source says; if the module is compiled, its source lies beside it."""
+    path = Path(importlib.import_module(module).__file__)
+    return ast.parse(path.with_name(path.name.partition(".")[0] + ".py").read_text(encoding="utf-8")).body
+
+
 def documented_constants(module):
     """The names that a module assigns, and has a docstring below."""
-    body = ast.parse(Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")).body
+    body = statements(module)
     for node, following in itertools.pairwise(body):
         is_docstring = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if isinstance(node, ast.Assign | ast.AnnAssign) and is_docstring:
@@ -161,7 +167,7 @@ def documented_constants(module):
 
 def defining_module(module, name):
     """Where a constant is assigned, following imports."""
-    for node in ast.parse(Path(importlib.import_module(module).__file__).read_text(encoding="utf-8")).body:
+    for node in statements(module):
         if isinstance(node, ast.ImportFrom) and any(
             name == (alias.asname or alias.name) for alias in node.names
         ):

@@ -3,6 +3,7 @@
 # ruff: noqa: T201 (a command says what it does)
 
 import contextlib
+import hashlib
 import os
 import resource
 import shutil
@@ -62,9 +63,10 @@ def allow_open_files(wanted: int = OPEN_FILES):
 
 
 class Environment:
-    """A virtual environment that has the peers, and this checkout of trigi in editable form.
+    """A virtual environment that has the peers, and this checkout of trigi as users install it: compiled.
 
-    It is made once, and again when what it must have changed.
+    It is made once, and again when what it must have has changed, or trigi. `COMPILE_TRIGI=0` measures trigi as it is
+    where there is no compiler.
     """
 
     def __init__(self, folder: Path):
@@ -75,7 +77,7 @@ class Environment:
             name for name in EXTRAS if name in tomllib.loads(pyproject)["project"]["optional-dependencies"]
         ]
         trigi = f"{CHECKOUT}[{','.join(extras)}]" if extras else str(CHECKOUT)
-        self._install(trigi, stamp="\n".join((sys.version, trigi, *PEERS, pyproject)))
+        self._install(trigi, stamp="\n".join((sys.version, trigi, *PEERS, pyproject, _source())))
         certificate, key = self._certificate()
         h11 = (
             "--http=h11" if "--http {" in self.run("-m", "trigi", "--help") else ""
@@ -88,8 +90,9 @@ class Environment:
             return
         print(f"Installing trigi and its peers into {self.folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", self.folder], check=True)
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *PEERS, "-e", trigi], check=True)
+        pip = [self.python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "uninstall", "--yes", "trigi"], check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([*pip, "install", *PEERS, trigi], check=True)
         stamp_file.write_text(stamp)
 
     def run(self, *arguments: str) -> str:
@@ -130,6 +133,14 @@ class Environment:
                 "-m", "trustme", "--quiet", "--dir", str(folder), "--identities", "127.0.0.1", "localhost"
             )
         return folder / "server.pem", folder / "server.key"
+
+
+def _source() -> str:
+    """What tells one state of trigi from another, and how it is installed."""
+    digest = hashlib.sha256()
+    for path in (CHECKOUT / "hatch_build.py", *sorted((CHECKOUT / "trigi").rglob("*.py"))):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()} {os.environ.get('COMPILE_TRIGI', '')}"
 
 
 def clean_environment() -> dict[str, str]:

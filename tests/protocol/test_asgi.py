@@ -149,7 +149,7 @@ def test_every_event_in_every_state_is_legal_or_says_what_would_have_been(protoc
     assert all(name in str(error) for name in allowed)
     assert allowed or str(error).endswith("expected nothing more")
     assert error.__cause__ is None
-    assert error.__suppress_context__
+    assert error.__context__ is None
 
 
 @pytest.mark.parametrize(

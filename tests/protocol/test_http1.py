@@ -1105,6 +1105,7 @@ def test_a_parser_gives_the_fields_in_plain_bytes(parse):
     assert {type(part) for pair in headers for part in pair} == {bytes}
 
 
+@pytest.mark.interpreted
 def test_the_fastest_parser_that_is_installed_is_used(monkeypatch):
     assert field_parser("h11") is parse_fields
     assert field_parser("auto") is field_parser("httptools") is not parse_fields

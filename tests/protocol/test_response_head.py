@@ -14,8 +14,8 @@ WHERE = "http.response.start"
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch):
-    monkeypatch.setattr(response_head, "_known", {})
+def nothing_is_known():
+    response_head._known.clear()
 
 
 def test_a_head_says_what_the_application_gave():

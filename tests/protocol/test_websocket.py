@@ -147,11 +147,10 @@ class TestFraming:
         code = failure(frame(BINARY, announced=size, length_bytes=length_bytes), size=math.inf)
         assert code == 1002
 
-    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-    def test_binary_data_is_bytes(self, kind):
+    def test_binary_data_is_bytes(self):
         [message] = make_codec().receive_data(frame(BINARY, b"abc"))
         assert type(message.data) is bytes
-        assert make_codec().send_message(kind(b"abc")) == b"\x82\x03abc"
+        assert make_codec().send_message(b"abc") == b"\x82\x03abc"
 
     def test_several_in_one_read(self):
         data = frame(TEXT, b"a") + frame(BINARY, b"b") + frame(TEXT, b"")

@@ -45,7 +45,7 @@ class ApplicationTask:
             self._wake()
         else:
             self._task = None  # until it has begun
-            self._nursery.start_soon(self._answer, exchange)
+            self._nursery.start_soon(self._answer, exchange, name="trigi: application")
 
     def claim(self) -> bool:
         """Have the task read, if it has nothing else to do."""

@@ -10,6 +10,7 @@ the disconnect (I4).
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ from trigi.typing import Message
 
 from . import files
 from .context import ServerContext
+from .tunnel import Tunnel
 
 __all__ = ["Exchange"]
 
@@ -315,8 +317,8 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    async def upgrade(self, headers: Headers) -> trio.abc.Stream:
-        """Accept a WebSocket handshake: from here on the exchange is a stream of bytes."""
+    async def upgrade(self, headers: Headers) -> Tunnel:
+        """Accept a WebSocket handshake: from here on the exchange is bytes both ways."""
 
     def acknowledge(self, message: Message) -> None:  # noqa: B027 - only some versions need it
         """The application is about to have a piece of the body."""
@@ -371,7 +373,9 @@ class Exchange(ABC):
 
     def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
         if self._inbox is None:
-            size = self.context.config.websocket_queue_size if self.is_websocket else self.inbox_size
+            size = self.inbox_size
+            if self.is_websocket:
+                size = int(min(self.context.config.websocket_queue_size, sys.maxsize))
             self._inbox = trio.open_memory_channel[Message](size)
             if self._held is not None:
                 self._inbox[0].send_nowait(self._held)

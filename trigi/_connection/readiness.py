@@ -18,7 +18,7 @@ import trio
 
 __all__ = ["Readiness"]
 
-HAS_EPOLL: Final = hasattr(select, "epoll")
+HAS_EPOLL = hasattr(select, "epoll")
 
 BYTES: Final = 1
 """`EPOLLIN`: there is something to be read."""

@@ -232,10 +232,10 @@ def advance(table: Mapping[S, Mapping[str, S]], state: S, event: str) -> S:
     Raises:
         UnexpectedMessage: the table does not have it.
     """
-    try:
-        return table[state][event]
-    except KeyError:
-        raise UnexpectedMessage(state, event, table[state]) from None
+    next_state = table[state].get(event)
+    if next_state is None:
+        raise UnexpectedMessage(state, event, table[state])
+    return next_state
 
 
 def check_start(message: Message) -> ResponseHead:
@@ -268,8 +268,10 @@ def check_path(message: Message) -> str:
 def check_descriptor(message: Message) -> int:
     """The descriptor of the open file of a `http.response.zerocopysend`: itself, or from its `fileno()`."""
     file: Any = message.get("file")
+    descriptor: Any = file
     try:
-        descriptor = file if isinstance(file, int) else file.fileno()
+        if not isinstance(file, int):
+            descriptor = file.fileno()
     except (
         AttributeError,
         OSError,

@@ -267,8 +267,8 @@ class HTTP2Codec:
             )
         except Malformed as error:
             return self._break_stream(stream_id, str(error))
-        except BadRequest as error:
-            return Refused(stream_id, error)
+        except BadRequest as refusal:
+            return Refused(stream_id, refusal)
         stream.is_tunnel = request.is_upgrade
         self.streams_ever += 1
         self._rates.earn(1)

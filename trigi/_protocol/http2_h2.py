@@ -196,7 +196,7 @@ class _Known(Generic[K, V]):
     def __init__(self, table: HeaderTable) -> None:
         self._table = table
         self._sections: dict[K, V] = {}
-        self._newest: tuple[bytes, bytes] | None = None
+        self._newest: object = None  # an entry of it, which nobody else is
         self._size = 0, table.maxsize
 
     def get(self, section: K) -> V | None:
@@ -209,7 +209,7 @@ class _Known(Generic[K, V]):
         What is compressed to little is little itself, or in the memory. A block that changes the memory's size is more
         than its section.
         """
-        entries = self._table.dynamic_entries
+        entries: Any = self._table.dynamic_entries  # compiled, a tuple whose type is known has no identity
         newest = entries[0] if entries else None
         size = len(entries), self._table.maxsize
         if newest is not self._newest or size != self._size:

@@ -84,7 +84,7 @@ def websocket_scope(
     state: dict[str, Any],
     extension: dict[str, Any],
     *,
-    subprotocols: list[str],
+    subprotocols: Iterable[str],
 ) -> dict[str, Any]:
     """The scope of a WebSocket (ASGI WebSocket 2.5, "Websocket Connection Scope"): it has no `method`."""
     scope = _request_scope(request, connection, root_path, state, extension)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import struct
-import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +45,9 @@ MEMORY_LEVEL = 5
 INFLATE_SLICE = 4096
 """Bytes that zlib is given at once. Where a DEFLATE stream ends inside a message it copies the bytes that are
 left, and in a long piece made of tiny streams that would cost the square of its length."""
+
+COUNTABLE = 2**62
+"""Bytes up to which zlib can be told what there is room for: there is no message that has more."""
 
 BAD_GATEWAY = 1014
 """A code of the IANA registry that wsproto takes for an invalid one."""
@@ -97,7 +99,7 @@ class FrameGuard(Extension):
     Attributes:
         reason: what was wrong with a frame, if there is more to say than its close code does.
         is_bad_gateway: whether the client closed with 1014, which wsproto is shown as 1011.
-        message_size_limit: bytes of one message, as zlib can count them.
+        message_size_limit: bytes of one message, as far as zlib can count them.
         missing: bytes that a frame's header has announced and that have not come, if they are not compressed.
     """
 
@@ -109,7 +111,7 @@ class FrameGuard(Extension):
         self.reason = ""
         self.is_bad_gateway = False
         self.missing = 0
-        self.message_size_limit = int(min(message_size_limit, sys.maxsize - 1))  # zlib counts no further
+        self.message_size_limit = int(min(message_size_limit, COUNTABLE))
         self._frame_count_limit = frame_count_limit
         self._may_compress = deflate is not None
         self._keep_window = deflate is not None and not deflate.client_no_context_takeover
@@ -241,9 +243,8 @@ class WebSocketCodec:
     def receive_data(self, data: bytes) -> list[WSEvent]:
         """The events that these bytes complete, in order; none after `Closed`. Never raises."""
         events: list[WSEvent] = []
-        if self.closed is not None:
-            return events
-        self._reader.feed(data)
+        if self.closed is None:
+            self._reader.feed(data)
         while self.closed is None:
             # RFC 6455, 5.4. After a close frame messages are dropped: none is kept first until it is complete.
             taken = self._reader.take(may_read=not (self._guard.in_message or self.close_sent))
