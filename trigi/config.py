@@ -110,8 +110,9 @@ class Setting:
                 return value is None or (isinstance(number, int) and 0 <= number <= 0o777)
             case "seconds":  # an int beyond the largest float cannot be added to the clock's time
                 return number == inf or 0 <= number <= sys.float_info.max
-            case "whole" | "size":
-                return (isinstance(number, int) or number == inf) and self.minimum <= number <= self.maximum
+            case "whole" | "size":  # nor compared with a count, where that is compiled
+                is_countable = isinstance(number, int) and number <= sys.float_info.max
+                return (is_countable or number == inf) and self.minimum <= number <= self.maximum
 
     def check(self, value: object, name: str) -> Any:
         """The value as `Config` keeps it: a list, or a single string, becomes a tuple where one is wanted.

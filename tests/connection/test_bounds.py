@@ -145,7 +145,7 @@ async def test_a_websocket_that_swallows_its_timeout_is_answered_with_504(serve)
     assert response.status == 504
 
 
-@pytest.mark.parametrize("grace", ["removed", None, "soon", -1, float("nan")])
+@pytest.mark.parametrize("grace", ["removed", None, "soon", -1, float("nan"), 10**400])
 async def test_an_application_that_breaks_its_disconnect_grace_gets_the_setting(serve, grace):
     ended = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import io
+import itertools
 from collections import UserDict
 from enum import Enum, IntEnum
 from itertools import product
@@ -504,6 +505,22 @@ def test_a_body_is_bytes_whatever_buffer_it_was(type_, body):
     assert type(found) is bytes
 
 
+class LyingBytes(bytes):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, key):
+        return b"abc"
+
+
+@BODIES
+def test_a_body_has_the_length_that_it_has(type_):
+    """Whatever a subclass says: it would be its chunk's."""
+    found = check_body({"type": type_, "body": LyingBytes(b"hello")})
+    assert type(found) is bytes
+    assert (found, len(found)) == (b"hello", 5)
+
+
 @BODIES
 def test_a_body_may_be_missing(type_):
     assert check_body({"type": type_}) == b""
@@ -523,6 +540,11 @@ HINT = {"type": "http.response.early_hint"}
 def test_links_become_fields(made):
     links = made([b"</a>", b"</b> "])
     assert check_links({**HINT, "links": links}) == [(b"link", b"</a>"), (b"link", b"</b>")]
+
+
+def test_links_are_checked_one_after_the_other():
+    """So that one that is wrong is refused, however many there would be."""
+    assert refusal(check_links, {**HINT, "links": itertools.repeat(1)}).endswith("got int 1")
 
 
 def test_links_may_be_missing():

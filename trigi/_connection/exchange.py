@@ -14,6 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, NoReturn
 
 import trio
@@ -171,8 +172,8 @@ class Exchange(ABC):
         self.disconnected = True
         self.complete = in_order
         grace = self.extension.get("disconnect_grace")
-        if not isinstance(grace, int | float) or not grace >= 0:  # the application has put that there
-            grace = self.context.config.disconnect_grace
+        if not isinstance(grace, int | float) or not (0 <= grace <= sys.float_info.max or grace == inf):
+            grace = self.context.config.disconnect_grace  # the other is of the application's making
         if not self.answered:
             self.cancel_scope.deadline = min(self.cancel_scope.deadline, trio.current_time() + grace)
         self._end()

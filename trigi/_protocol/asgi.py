@@ -12,7 +12,7 @@ error and send a better one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -254,7 +254,7 @@ def check_body(message: Message) -> bytes:
         if isinstance(body, bytearray | memoryview):
             return bytes(body)
         raise InvalidMessage(f"{message['type']}: body must be bytes, got {type(body).__name__}")
-    return body
+    return body if type(body) is bytes else bytes(memoryview(body))  # a subclass may lie about its length
 
 
 def check_path(message: Message) -> str:
@@ -308,7 +308,13 @@ def check_links(message: Message) -> Headers:
     links = message.get("links", ())
     if isinstance(links, str | bytes) or not isinstance(links, Iterable):
         raise InvalidMessage(f"{message['type']}: links must be a list of bytes, got {type(links).__name__}")
-    return check_headers(((b"link", link) for link in links), message["type"])
+    return check_headers(_as_fields(links), message["type"])
+
+
+def _as_fields(links: Iterable[Any]) -> Iterator[tuple[bytes, Any]]:
+    """One after the other: compiled, a generator expression would take them all before the first is checked."""
+    for link in links:
+        yield b"link", link
 
 
 def check_websocket_data(message: Message) -> str | bytes:
