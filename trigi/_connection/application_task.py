@@ -65,7 +65,11 @@ class ApplicationTask:
             while exchange is None and self._read is not None:
                 self._waiting = True
                 task.context = self._context.copy()  # from its next step on, which is where the call begins
-                await trio.lowlevel.wait_task_rescheduled(self._cancel)
+                try:
+                    await trio.lowlevel.wait_task_rescheduled(self._cancel)
+                except BaseException:  # Ctrl-C may come before it waits
+                    self._waiting = False
+                    raise
                 if self._reading and self._next is None and self._read is not None:
                     self._read()
                 self._reading = False
@@ -74,8 +78,8 @@ class ApplicationTask:
     def _wake(self) -> None:
         if self._waiting:
             assert self._task is not None
-            trio.lowlevel.reschedule(self._task)
             self._waiting = False
+            trio.lowlevel.reschedule(self._task)
 
     def _cancel(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
         self._waiting = False

@@ -127,7 +127,11 @@ class DirectSocket:
             await trio.lowlevel.checkpoint()
         elif self._is_watched(descriptor):
             self._waiting = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+            try:
+                await trio.lowlevel.wait_task_rescheduled(self._wait_no_more)
+            except BaseException:  # Ctrl-C may come before it waits
+                self._waiting = None
+                raise
             self.check_open()
         else:
             await trio.lowlevel.wait_readable(descriptor)
@@ -241,8 +245,8 @@ class DirectSocket:
     def _wake(self) -> None:
         """Let the task that waits look at the socket."""
         if self._waiting is not None:
-            trio.lowlevel.reschedule(self._waiting)
-            self._waiting = None
+            task, self._waiting = self._waiting, None
+            trio.lowlevel.reschedule(task)
 
     def _wait_no_more(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._waiting = None
