@@ -415,3 +415,31 @@ async def test_no_piece_of_a_large_body_is_lost_whoever_reads_it(serve, framing)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.stream.send_all, request)
             assert (await client.response()).body == body
+
+
+@pytest.mark.parametrize("waits", ["_cancel", "_wait_no_more"])
+def test_control_c_as_a_task_begins_to_wait_ends_the_program_and_no_more(monkeypatch, waits):
+    """The task of the calls, or the reader: marked as waiting, it would be woken after it has ended."""
+    wait_task_rescheduled = trio.lowlevel.wait_task_rescheduled
+    pressed = []
+
+    def interrupted(abort):
+        if not pressed and getattr(abort, "__name__", "").endswith(waits):
+            pressed.append(abort)
+            raise KeyboardInterrupt
+        return wait_task_rescheduled(abort)
+
+    async def run():
+        client, server = socket.socketpair()
+        with client, trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_stream, SocketStream(server), ServerContext(hello, Config()))
+                client.send(GET)
+                await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_task_rescheduled", interrupted)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        trio.run(run)
+    assert pressed
+    assert caught.group_contains(KeyboardInterrupt)
+    assert not caught.group_contains(trio.TrioInternalError)
