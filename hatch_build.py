@@ -23,6 +23,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class CompileHook(BuildHookInterface[Any]):
     """Compiles before a wheel is packed: the packages of `compiled`, but for the modules of `interpreted`."""
 
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the compiled modules to the wheel, or with an editable one to the checkout."""
         wanted = os.environ.get("COMPILE_TRIGI", "")
@@ -30,30 +32,33 @@ class CompileHook(BuildHookInterface[Any]):
         if wanted == "0" or (is_editable and wanted != "1"):
             return
         root = Path(self.root)
-        with tempfile.TemporaryDirectory(prefix="trigi-build-") as folder:
-            build = Path(folder)
-            shutil.copytree(
-                root / "trigi", build / "trigi", ignore=shutil.ignore_patterns("__pycache__", "*.so")
-            )
-            command = [sys.executable, "-m", "mypyc", "--ignore-missing-imports", *self._modules(root)]
-            done = subprocess.run(  # noqa: S603 - it is ours
-                command, cwd=build, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-            )
-            if done.returncode:
-                if wanted == "1":
-                    raise RuntimeError(f"trigi can't be compiled:\n{done.stdout}")
-                self.app.display_warning("trigi can't be compiled here, and is installed as pure Python")
-                return
-            target = root if is_editable else Path(self.directory) / "compiled"
-            for library in (*build.glob("*.so"), *build.glob("trigi/**/*.so")):
-                name = library.relative_to(build)
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(library, target / name)
-                if not is_editable:
-                    build_data["force_include"][str(target / name)] = str(name)
+        self._folder = tempfile.TemporaryDirectory(prefix="trigi-build-")
+        build = Path(self._folder.name)
+        shutil.copytree(root / "trigi", build / "trigi", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        command = [sys.executable, "-m", "mypyc", "--ignore-missing-imports", *self._modules(root)]
+        done = subprocess.run(  # noqa: S603 - it is ours
+            command, cwd=build, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode:
+            if wanted == "1":
+                raise RuntimeError(f"trigi can't be compiled:\n{done.stdout}")
+            self.app.display_warning("trigi can't be compiled here, and is installed as pure Python")
+            return
+        for library in (*build.glob("*.so"), *build.glob("trigi/**/*.so")):
+            name = library.relative_to(build)
+            if is_editable:
+                shutil.copy2(library, root / name)
+            else:
+                build_data["force_include"][str(library)] = str(name)
         if not is_editable:
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Leave nothing behind."""
+        del version, build_data, artifact_path
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _modules(self, root: Path) -> list[str]:
         """What is compiled, relative to the checkout."""
@@ -62,8 +67,3 @@ class CompileHook(BuildHookInterface[Any]):
         )
         names = (str(path.relative_to(root)) for path in files if path.name != "__init__.py")
         return [name for name in names if name not in self.config["interpreted"]]
-
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
-        """Leave nothing behind."""
-        del version, build_data, artifact_path
-        shutil.rmtree(Path(self.directory) / "compiled", ignore_errors=True)

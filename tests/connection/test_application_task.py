@@ -14,9 +14,9 @@ import trio
 
 from tests.connection.conftest import Recorder, WatchedSocket, hello, read_body, respond, send_body, start
 from trigi._connection.context import ServerContext
+from trigi._connection.direct import READ_SIZE
 from trigi._connection.serve import serve_stream
 from trigi._connection.socket_stream import SocketStream
-from trigi._connection.transport import READ_SIZE
 from trigi.config import Config
 from trigi.exceptions import ApplicationError
 

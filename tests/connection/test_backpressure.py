@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from tests.connection.conftest import echo, hello, read_body, respond, send_body, socket_like_pair, start
-from trigi._connection.transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE
+from trigi._connection.direct import READ_SIZE
+from trigi._connection.transport import DISCARD_SECONDS, DISCARD_SIZE
 from trigi.exceptions import ClientDisconnected
 
 PIPE = 1000

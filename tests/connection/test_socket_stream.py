@@ -12,8 +12,9 @@ import trustme
 
 from tests.connection.conftest import WatchedSocket
 from trigi._connection import readiness
+from trigi._connection.direct import READ_SIZE
 from trigi._connection.direct_tls import ANSWERS_SIZE
-from trigi._connection.socket_stream import READ_SIZE, SocketStream
+from trigi._connection.socket_stream import SocketStream
 from trigi._connection.tls_stream import TLSStream
 
 AUTHORITY = trustme.CA()

@@ -19,7 +19,10 @@ import trio
 
 from .readiness import Readiness
 
-__all__ = ["DirectSocket"]
+__all__ = ["READ_SIZE", "DirectSocket"]
+
+READ_SIZE = 64 * 1024
+"""Bytes that are read at once if nobody says how many: as much as a socket usually has."""
 
 
 class DirectSocket:

@@ -11,12 +11,9 @@ from socket import socket
 from ssl import MemoryBIO, SSLContext, SSLEOFError, SSLWantReadError
 from typing import Any
 
-from .direct import DirectSocket
+from .direct import READ_SIZE, DirectSocket
 
 __all__ = ["DirectTLS"]
-
-READ_SIZE = 64 * 1024
-"""Bytes that OpenSSL is given at once."""
 
 RECORD_SIZE = 16 * 1024
 """Bytes that are encrypted at once: a record has no more (RFC 8446, 5.1)."""

@@ -31,9 +31,10 @@ from trigi.typing import Message
 from . import files
 from .application_task import ApplicationTask
 from .context import ServerContext
+from .direct import READ_SIZE
 from .exchange import Exchange
 from .run_websocket import run_websocket
-from .transport import DISCARD_SECONDS, DISCARD_SIZE, READ_SIZE, Transport
+from .transport import DISCARD_SECONDS, DISCARD_SIZE, Transport
 from .tunnel import ConnectionTunnel
 
 __all__ = ["HTTP1Connection"]

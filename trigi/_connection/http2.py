@@ -25,11 +25,12 @@ from trigi._protocol.http2 import ErrorCode, HTTP2Codec, HTTP2Event
 from trigi.exceptions import BadConnection, BadRequest
 
 from .context import ServerContext
+from .direct import READ_SIZE
 from .http2_exchange import HTTP2Exchange
 from .http2_writer import HTTP2Writer
 from .run_http import run_http
 from .run_websocket import run_websocket
-from .transport import DISCARD_SECONDS, READ_SIZE, Transport
+from .transport import DISCARD_SECONDS, Transport
 
 __all__ = ["HTTP2Connection"]
 

@@ -8,12 +8,9 @@ from typing import Any
 
 import trio
 
-from .direct import DirectSocket
+from .direct import READ_SIZE, DirectSocket
 
 __all__ = ["SocketStream", "as_direct"]
-
-READ_SIZE = 64 * 1024
-"""Bytes that are read if nobody says how many."""
 
 
 class SocketStream(trio.abc.HalfCloseableStream):

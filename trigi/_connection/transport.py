@@ -11,15 +11,13 @@ from trigi._protocol.scope import ConnectionInfo
 from trigi.exceptions import ClientDisconnected
 
 from . import files
+from .direct import READ_SIZE
 from .socket_stream import SocketStream
 
 __all__ = ["Transport"]
 
 WRITE_SIZE = 64 * 1024
 """Bytes that `write_timeout` applies to: a large write has this long for each of its pieces, not for all."""
-
-READ_SIZE = 64 * 1024
-"""Bytes asked for at once: as much as a socket usually has."""
 
 
 COPY_SIZE = 256 * 1024
