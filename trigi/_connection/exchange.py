@@ -3,9 +3,7 @@
 The reader calls `deliver` and `disconnect`; the application's side (`run_http`, `run_websocket`) calls the rest. What
 differs between the versions is how a response gets on the wire: the abstract methods.
 
-Messages pass from the reader to the application through a memory channel, the *inbox*. It is made when it is
-needed, for a second message, or when there is none for somebody who asks: for a small request, never. That it ends is
-the disconnect (I4).
+Messages pass from the reader to the application through the *inbox*. That it ends is the disconnect (I4).
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from trigi.typing import Message
 
 from . import files
 from .context import ServerContext
+from .inbox import Inbox
 from .tunnel import Tunnel
 
 __all__ = ["Exchange"]
@@ -96,8 +95,7 @@ class Exchange(ABC):
     on_drain: Callable[[], None] | None = None
     _sending = 0
     _disconnects_told = 0
-    _inbox: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
-    _held: Message | None = None  # what is in the inbox before that is made
+    _inbox: Inbox | None = None
 
     def __init__(self, request: Request, connection: ConnectionInfo, context: ServerContext) -> None:
         self.request = request
@@ -140,24 +138,12 @@ class Exchange(ABC):
         """Put a message into the inbox, unless that is full: whether it is done. Dropped once nobody can want it."""
         if self.ended:
             return True
-        if self._inbox is None and self._held is None:
-            self._held = message
-            return True
-        inbox, _ = self._open_inbox()
-        try:
-            inbox.send_nowait(message)
-        except trio.WouldBlock:
-            return False
-        except (trio.BrokenResourceError, trio.ClosedResourceError):  # the application has returned
-            pass
-        return True
+        return self.inbox.put_nowait(message)
 
     async def deliver(self, message: Message) -> None:
         """Put a message into the inbox, waiting while that is full. Dropped once nobody can want it."""
-        if not self.deliver_nowait(message):
-            inbox, _ = self._open_inbox()
-            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                await inbox.send(message)
+        if not self.ended:
+            await self.inbox.put(message)
 
     def disconnect(self, *, in_order: bool = False) -> None:
         """The client has gone: tell the application, and cancel it after `disconnect_grace`.
@@ -200,23 +186,20 @@ class Exchange(ABC):
 
     async def next_message(self) -> Message | None:
         """What is next in the inbox, `None` once that has ended."""
-        if self._held is not None:
-            message, self._held = self._held, None
-            return message
-        _, inbox = self._open_inbox()
+        inbox = self.inbox
         try:
-            return inbox.receive_nowait()
+            return inbox.get_nowait()
         except trio.WouldBlock:
             pass
         except (trio.EndOfChannel, trio.ClosedResourceError):  # closed: the application has returned
             await self._tell_disconnect()
             return None
         try:
-            return await (self._receive_body(inbox) if self.body_expected else inbox.receive())
+            return await (self._receive_body(inbox) if self.body_expected else inbox.get())
         except (trio.EndOfChannel, trio.ClosedResourceError):
             return None
 
-    async def _receive_body(self, inbox: trio.MemoryReceiveChannel[Message]) -> Message:
+    async def _receive_body(self, inbox: Inbox) -> Message:
         """The next piece of the body: asked for, if the client waits for that, and not waited for without end."""
         if self._continue_wanted:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -225,11 +208,11 @@ class Exchange(ABC):
             with suppress(ClientDisconnected), trio.move_on_after(CONTINUE_SECONDS, shield=True):
                 await self.send_informational(100, [])
         with trio.move_on_after(self.context.config.body_timeout):
-            return await inbox.receive()
+            return await inbox.get()
         self.refuse_request(
             BadRequest("the request's body stalled", status_hint=408, limit="body_timeout"),
         )
-        return await inbox.receive()  # which that ends
+        return await inbox.get()  # which that ends
 
     async def _tell_disconnect(self) -> None:
         """No checkpoint, but for an application that asks again and again, whatever it is told."""
@@ -239,10 +222,8 @@ class Exchange(ABC):
 
     def release(self) -> None:
         """The application has returned: what it has not received is dropped now, not when memory is collected."""
-        self._held = None
         if self._inbox is not None:
-            self._inbox[0].close()
-            self._inbox[1].close()
+            self._inbox.drop()
         self.on_drain = None
 
     def begin_sending(self) -> None:
@@ -266,7 +247,7 @@ class Exchange(ABC):
         """
         self._sending -= 1
         if self.ended and not self._sending:
-            self._close_inbox()
+            self._end_inbox()
 
     def start_response(self, head: ResponseHead, *, trailers: bool = False) -> None:
         """Take the head, and hold it until the first piece of the body."""
@@ -359,39 +340,24 @@ class Exchange(ABC):
     # What they share
 
     @property
-    def is_waited_for(self) -> bool:
-        """Whether a task waits in `next_message`, and will be given what is delivered next."""
-        if self.ended or self._inbox is None:
-            return False
-        return self._inbox[0].statistics().tasks_waiting_receive > 0
-
-    @property
-    def _in_inbox(self) -> int:
-        """How many messages the inbox holds."""
-        if self._inbox is None:
-            return 0 if self._held is None else 1
-        return self._inbox[0].statistics().current_buffer_used
-
-    def _open_inbox(self) -> tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]]:
+    def inbox(self) -> Inbox:
+        """Made when it is needed: for a request without a body, as a rule never."""
         if self._inbox is None:
             size = self.inbox_size
             if self.is_websocket:
                 size = int(min(self.context.config.websocket_queue_size, sys.maxsize))
-            self._inbox = trio.open_memory_channel[Message](size)
-            if self._held is not None:
-                self._inbox[0].send_nowait(self._held)
-                self._held = None
+            self._inbox = Inbox(size)
             if self.ended and not self._sending:
-                self._inbox[0].close()
+                self._inbox.end()
         return self._inbox
 
-    def _close_inbox(self) -> None:
+    def _end_inbox(self) -> None:
         if self._inbox is not None:
-            self._inbox[0].close()
+            self._inbox.end()
 
     def _end(self) -> None:
         self.ended = True
         self.duration = trio.current_time() - self.started
         self.context.observer.exchange_ended(self)
         if not self._sending:
-            self._close_inbox()
+            self._end_inbox()

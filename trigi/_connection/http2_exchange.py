@@ -84,7 +84,7 @@ class HTTP2Exchange(Exchange):
         """Into the inbox, if the message before it was received: many small frames make one message."""
         if self.is_websocket or not (self._unread or self._unread_end) or not self.body_expected:
             return
-        if self._in_inbox >= at_most:
+        if len(self.inbox) >= at_most:
             return
         more = not self._unread_end
         self.body_expected = more

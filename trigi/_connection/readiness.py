@@ -4,14 +4,15 @@ To wait for a socket by `trio.lowlevel.wait_readable` registers it with the syst
 while nobody waits. Here a socket is registered once, and whoever has registered it is told each time that something
 has come: edge-triggered, so that being told costs nothing to those who do not want to know yet.
 
-All registrations are in one epoll object, for whose own descriptor one task waits in trio's way. It is one of trio's
-system tasks, as its event loop is one for all of a run.
+All registrations are in one epoll object, for whose own descriptor one task waits in trio's way, so that the event loop
+does. It is one of trio's system tasks, as its event loop is one for all of a run.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -28,7 +29,11 @@ EVENTS_AT_ONCE: Final = 256
 
 
 class Readiness:
-    """The sockets of one run of trio's. Only where the system has epoll."""
+    """The sockets of one run of trio's. Only where the system has epoll.
+
+    An instrument (`trio.abc.Instrument`, of which it has what it needs): who is told runs in the same turn of the event
+    loop. A task that was woken, and told others, would have them run in the next.
+    """
 
     _current: Final[trio.lowlevel.RunVar[Readiness]] = trio.lowlevel.RunVar("readiness")
 
@@ -42,11 +47,12 @@ class Readiness:
         except LookupError:
             readiness = cls()
             cls._current.set(readiness)
-            trio.lowlevel.spawn_system_task(readiness._tell)
+            trio.lowlevel.spawn_system_task(readiness._keep_awake)
             return readiness
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._is_called = False
         self._told: dict[int, Callable[[bool], None]] = {}
 
     def watch(self, descriptor: int, tell: Callable[[bool], None]) -> None:
@@ -64,12 +70,25 @@ class Readiness:
         """The socket is about to be closed, which is the end of its registration."""
         self._told.pop(descriptor, None)
 
-    async def _tell(self) -> None:
+    def after_io_wait(self, _timeout: float) -> None:
+        """Tell what has come: trio calls it in each turn of its event loop, before it chooses the tasks that run."""
+        self._is_called = True
         told = self._told
+        for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
+            tell = told.get(descriptor)
+            if tell is not None:
+                tell(events != BYTES)
+
+    async def _keep_awake(self) -> None:
+        """Have trio's event loop wait for these sockets, too, and call `after_io_wait`."""
+        trio.lowlevel.add_instrument(self)  # type: ignore[arg-type]  # compiled, it can't derive from trio's class
         with self._epoll:
-            while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
-                for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
-                    tell = told.get(descriptor)
-                    if tell is not None:
-                        tell(events != BYTES)
+            try:
+                while True:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    if not self._is_called:  # it has raised, and was removed: nothing would be told any more
+                        raise RuntimeError("the sockets' readiness is no longer told")
+                    self._is_called = False
+            finally:
+                with suppress(KeyError):
+                    trio.lowlevel.remove_instrument(self)  # type: ignore[arg-type]

@@ -51,9 +51,6 @@ READ_SIZE = 32 * 1024
 LARGE_READ_SIZE = 256 * 1024
 """The same in the middle of a frame that has as many."""
 
-READ: ASGIMessage = {}
-"""Handed over through the inbox to a task that waits there: it is to read what has come, rather than the reader."""
-
 
 async def run_websocket(exchange: Exchange) -> None:
     """Call the application, and answer or close for it where it did not."""
@@ -113,7 +110,6 @@ class WebSocketCall:
         self._unread = 0  # bytes of memory that the messages in the inbox take
         self._room = trio.Event()  # they have become fewer, or nobody wants them any more
         self._direct: DirectSocket | None = None  # that the application may read, too
-        self._asked = False  # a task that waited for a message is about to read
         self._delivering = False
         self._reader_done = trio.Event()
 
@@ -127,28 +123,25 @@ class WebSocketCall:
         if not self._connect_given:
             self._connect_given = True
             return {"type": "websocket.connect"}
-        while (message := await self._exchange.next_message()) is READ:
+        if self._direct is not None and await self._exchange.inbox.offer_to_read():
             data = self._read_in_its_place()
             if data is not None:
                 return _to_message(data)
+        message = await self._exchange.next_message()
         if message is not None:
             self._unread -= sys.getsizeof(message.get("text", message.get("bytes")))
             self._room.set()
             return message
         return {"type": "websocket.disconnect", "code": self._closed.code, "reason": self._closed.reason}
 
-    def _claim(self) -> bool:
-        """Whether the application reads what has come: it waits for just that.
-
-        Then the inbox is empty, and the reader, who waits too, has delivered all that it has read.
-        """
-        if not self._asked and self._exchange.is_waited_for:
-            self._asked = self._exchange.deliver_nowait(READ)
-        return self._asked
+    def _share_reading(self, tunnel: Tunnel) -> None:
+        """From now on an application that waits for a message is asked to read it, if it can."""
+        if self._direct is None and tunnel.direct is not None:
+            self._direct = tunnel.direct
+            self._direct.claim = self._exchange.inbox.ask_to_read
 
     def _read_in_its_place(self) -> str | bytes | None:
         """Read, as the reader would, a message that has come alone and whole; leave to it whatever else has come."""
-        self._asked = False
         direct, codec = self._direct, self._codec
         assert direct is not None
         assert codec is not None
@@ -236,6 +229,7 @@ class WebSocketCall:
         headers += [field for field in exchange.context.default_headers().fields if field[0] not in names]
         try:
             self._tunnel = await exchange.upgrade(headers)
+            self._share_reading(self._tunnel)
         except BaseException:
             exchange.abort()  # gone, or cancelled with half an answer on the wire
             raise
@@ -324,9 +318,7 @@ class WebSocketCall:
 
     async def _read_messages(self, tunnel: Tunnel, codec: WebSocketCodec) -> None:
         while codec.closed is None:
-            if self._direct is None and tunnel.direct is not None:
-                self._direct = tunnel.direct
-                self._direct.claim = self._claim
+            self._share_reading(tunnel)
             try:
                 data = await tunnel.receive_some(min(max(READ_SIZE, codec.missing), LARGE_READ_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
