@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from math import inf
+from types import coroutine
 from typing import Any
 
 import trio
@@ -29,7 +31,8 @@ async def call_application(
     """
     try:
         with exchange.cancel_scope:
-            await exchange.context.application(scope, receive, send)
+            call = exchange.context.application(scope, receive, send)
+            await (call if exchange.on_wait is None else _notice_wait(_run(call), exchange.on_wait))
     except BaseException as error:  # noqa: BLE001 - see above
         return failure_of(error, disconnected=exchange.disconnected)
     finally:
@@ -66,3 +69,27 @@ def _comes_of_disconnect(error: BaseException) -> bool:
         seen.add(id(chain))
         chain = chain.__cause__ or chain.__context__
     return False
+
+
+async def _run(call: Awaitable[object]) -> None:
+    await call
+
+
+@coroutine
+def _notice_wait(call: Coroutine[Any, Any, None], notice: Callable[[], None]) -> Generator[Any, Any, None]:
+    """Await the call as `await` does, but call `notice` when it waits for the first time."""
+    try:
+        trap = call.send(None)
+        notice()
+        while True:
+            try:
+                outcome = yield trap
+            except GeneratorExit:
+                call.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 - the call's to handle
+                trap = call.throw(error)
+            else:
+                trap = call.send(outcome)
+    except StopIteration:
+        return

@@ -63,8 +63,9 @@ class ServerContext:
         describe_tls: gives the `tls` extension of a stream whose handshake is done, or `None` without TLS.
         connections: every connection that can be asked to drain.
         draining: set once the server has begun to shut down.
-        background: the applications' tasks that outlive their requests; `None` without a server, when each connection
-            has its own.
+        nursery: around all connections, for what they start beside themselves; `None` without a server, when each
+            connection has its own.
+        background: the applications' tasks that outlive their requests; `None` likewise.
         running: the exchanges whose applications are running (bounded by `concurrency_limit`).
     """
 
@@ -85,13 +86,14 @@ class ServerContext:
         self.describe_tls = describe_tls
         self.connections: set[Connection] = set()
         self.draining = trio.Event()
+        self.nursery: trio.Nursery | None = None
         self.background: Background | None = None
         self.running: set[ExchangeReport] = set()
         self._defaults = DefaultHeaders([], b"")
         self._defaults_expire = 0.0
 
-    def with_background(self, background: Background) -> ServerContext:
-        """The same, all of it shared, but for `background`."""
+    def within(self, nursery: trio.Nursery, background: Background) -> ServerContext:
+        """The same, all of it shared, but for these."""
         context = ServerContext(
             self.application,
             self.config,
@@ -102,6 +104,7 @@ class ServerContext:
         context.connections = self.connections
         context.draining = self.draining
         context.running = self.running
+        context.nursery = nursery
         context.background = background
         return context
 

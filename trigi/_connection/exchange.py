@@ -73,6 +73,7 @@ class Exchange(ABC):
         ended: complete or disconnected; it has been reported.
         head_sent: the response can't be replaced by another any more.
         zero_copy: `send_file` has the system copy the file to the connection.
+        on_wait: what to do once the application waits for something for the first time.
         on_drain: what to do when the server begins to shut down; nothing, if it ends by itself before long.
     """
 
@@ -92,6 +93,7 @@ class Exchange(ABC):
     head: ResponseHead | None = None
     head_sent = False
     zero_copy = False
+    on_wait: Callable[[], None] | None = None
     on_drain: Callable[[], None] | None = None
     _sending = 0
     _disconnects_told = 0
@@ -224,7 +226,7 @@ class Exchange(ABC):
         """The application has returned: what it has not received is dropped now, not when memory is collected."""
         if self._inbox is not None:
             self._inbox.drop()
-        self.on_drain = None
+        self.on_drain = self.on_wait = None
 
     def begin_sending(self) -> None:
         """A `send()` of the application's begins."""

@@ -20,46 +20,40 @@ from math import inf
 
 import trio
 
-from trigi._protocol.events import HTTP2_PREFACE, PAUSED, Data, Headers, Request
-from trigi._protocol.headers import tokens
+from trigi._protocol.events import HTTP2_PREFACE, PAUSED, Data, Request
 from trigi._protocol.http1 import HTTP1Codec
-from trigi._protocol.http1_encode import LAST_CHUNK, encode_chunk, encode_error, encode_head, encode_trailers
-from trigi._protocol.response_head import HOP_BY_HOP
+from trigi._protocol.http1_encode import encode_error
 from trigi.exceptions import BadRequest, ClientDisconnected
-from trigi.typing import Message
 
-from . import files
 from .application_task import ApplicationTask
 from .context import ServerContext
 from .direct import READ_SIZE
-from .exchange import Exchange
+from .http1_exchange import HTTP1Exchange, RequestCycles
+from .run_http import run_http
 from .run_websocket import run_websocket
 from .transport import DISCARD_SECONDS, DISCARD_SIZE, Transport
-from .tunnel import ConnectionTunnel
 
 __all__ = ["HTTP1Connection"]
 
 
-FRAMING = HOP_BY_HOP | {b"content-length"}
-"""What is not passed on where the body's length is not its framing."""
-
-
-class HTTP1Connection:
+class HTTP1Connection(RequestCycles):
     """The requests of one connection, one after the other.
 
     Only `_end_cycle` decides whether the connection is used again (I9).
     """
 
     def __init__(self, transport: Transport, context: ServerContext) -> None:
-        self.transport = transport
-        self.context = context
+        super().__init__(transport, context)
         self._codec = HTTP1Codec(context.config, context.parse_fields, http2=transport.info.tls is None)
         self._is_http2 = False
         self._exchange: HTTP1Exchange | None = None
         self._undelivered: tuple[HTTP1Exchange, Data] | None = None  # a piece of a request's body
         self._requests = 0
         self._deadline = trio.current_time() + context.config.header_timeout
-        self._reading = trio.CancelScope()
+        self._application_task: ApplicationTask | None = None
+        self._reading: trio.CancelScope | None = None  # around the reader's wait, from its first on
+        self._late_reader: trio.Event | None = None  # one was started, and has not ended
+        self._peeked: Request | None = None  # the reader's next event
         self._head_begun = False
         self._woken = False
         self._refused: BadRequest | None = None
@@ -73,27 +67,15 @@ class HTTP1Connection:
         Returns:
             What was read, if it is the beginning of HTTP/2: then the stream is left open.
         """
-        direct = self.transport.direct
+        self.context.connections.add(self)
         try:
-            async with trio.open_nursery() as self._applications:
-                self._application_task = ApplicationTask(self._applications, self._read_in_its_place)
-                self.context.connections.add(self)
-                if self.context.draining.is_set():  # it has begun since this connection was accepted
-                    self.drain()
-                if direct is not None:
-                    direct.claim = self._claim
-                try:
-                    await self._read_requests()
-                finally:
-                    if direct is not None:
-                        direct.claim = None
-                    self._application_task.close()
-                    if self._reader_done is not None:
-                        self._reader_done.set()
-                    elif self._exchange is not None and not self._exchange.ended:
-                        self._exchange.abort()
-                if self._reader_done is None and not self._is_http2:
-                    await self._close()
+            if self.context.draining.is_set():  # it has begun since this connection was accepted
+                self.drain()
+            only = self._read_only_request()
+            if only is not None:
+                await self._answer_only_request(only)
+            else:
+                await self._answer_requests()
         finally:
             self._exchange = self._undelivered = None  # so that no collector is needed for them
             self.context.connections.discard(self)
@@ -109,18 +91,87 @@ class HTTP1Connection:
     def stop(self) -> None:
         """Read no more: the reader ends, and the connection is closed."""
         self._stopping = True
-        self._application_task.close()
-        self._reading.cancel()
+        if self._application_task is not None:
+            self._application_task.close()
+        self._interrupt_reader()
+
+    async def _answer_requests(self) -> None:
+        async with trio.open_nursery() as self._applications:
+            self._application_task = ApplicationTask(self._applications, self._read_in_its_place)
+            if self.transport.direct is not None:
+                self.transport.direct.claim = self._claim
+            await self._read_to_the_end()
+
+    # A request that is the only one
+
+    def _read_only_request(self) -> HTTP1Exchange | None:
+        """Begin the exchange if the first request has come by now, without a body, and is to be the last."""
+        try:
+            if (
+                self._stopping
+                or not self._receive_nowait()
+                or type(event := self._codec.next_event()) is not Request
+            ):
+                return None
+        except BadRequest:
+            return None  # the codec says so again
+        is_only = not (event.keep_alive or event.has_body or event.is_upgrade)
+        if is_only and len(self.context.running) < self.context.config.concurrency_limit:
+            return self._open_exchange(event)
+        self._peeked = event
+        return None
+
+    async def _answer_only_request(self, exchange: HTTP1Exchange) -> None:
+        """Answer it here and now: a nursery and two tasks cost as much as all the rest.
+
+        While the application waits for anything there must be a reader all the same. It closes the connection after the
+        response, too, if the application goes on.
+        """
+        self.context.running.add(exchange)
+        exchange.on_wait = self._start_late_reader
+        await run_http(exchange)
+        self.stop()
+        if self._late_reader is not None:
+            await self._late_reader.wait()
+        else:
+            await self._close()
+
+    def _start_late_reader(self) -> None:
+        assert self.context.nursery is not None
+        self._late_reader = trio.Event()
+        self.context.nursery.start_soon(self._read_late, self._late_reader, name="trigi: reader")
+
+    async def _read_late(self, done: trio.Event) -> None:
+        try:
+            await self._read_to_the_end()
+        except Exception as error:  # noqa: BLE001 - as `serve_stream`
+            self.context.observer.connection_failed(self.transport.info.client, error)
+        finally:
+            done.set()
 
     # The reader
 
+    async def _read_to_the_end(self) -> None:
+        """Read until there is nothing more to be read, end the exchange that is open then, and close."""
+        try:
+            await self._read_requests()
+        finally:
+            if self.transport.direct is not None:
+                self.transport.direct.claim = None
+            if self._application_task is not None:
+                self._application_task.close()
+            if self._reader_done is not None:
+                self._reader_done.set()
+            elif self._exchange is not None and not self._exchange.ended:
+                self._exchange.abort()
+        if self._reader_done is None and not self._is_http2:
+            await self._close()
+
     async def _read_requests(self) -> None:
-        self._read_at_once()  # as a rule the first request has come by now
-        if self._exchange is not None and self._exchange.must_close and await self._may_have_ended():
-            return
         while True:
             try:
-                with trio.CancelScope(deadline=self._deadline) as self._reading:
+                with trio.CancelScope(deadline=self._deadline) as reading:
+                    self._reading = reading
                     await self._read()
             except BadRequest as error:
                 self._refused = error
@@ -129,7 +180,7 @@ class HTTP1Connection:
             if self._stopping:
                 return
             # What was read in the same moment may have moved the deadline, and so may what is read now.
-            is_late = self._reading.cancelled_caught and trio.current_time() >= self._deadline
+            is_late = reading.cancelled_caught and trio.current_time() >= self._deadline
             if is_late and not self._woken and not self._receive_nowait():
                 await self._time_out()
             self._woken = False
@@ -139,7 +190,8 @@ class HTTP1Connection:
             if self._undelivered is not None:
                 await self._pass_on(*self._undelivered)
                 continue
-            event = self._codec.next_event()
+            event = self._peeked or self._codec.next_event()
+            self._peeked = None
             if type(event) is Request:
                 self._start_exchange(event)
             elif type(event) is Data:
@@ -150,11 +202,15 @@ class HTTP1Connection:
             else:
                 await self._receive(paused=event is PAUSED)
 
-    def _start_exchange(self, request: Request) -> HTTP1Exchange:
+    def _open_exchange(self, request: Request) -> HTTP1Exchange:
         self._head_begun = False
         self._requests += 1
         self._deadline = inf
         exchange = self._exchange = HTTP1Exchange(request, self)
+        return exchange
+
+    def _start_exchange(self, request: Request) -> HTTP1Exchange:
+        exchange = self._open_exchange(request)
         config = self.context.config
         if len(self.context.running) >= config.concurrency_limit:
             error = BadRequest("too many requests at once", status_hint=503, limit="concurrency_limit")
@@ -167,6 +223,7 @@ class HTTP1Connection:
         if request.is_upgrade:
             self._applications.start_soon(run_websocket, exchange, name="trigi: WebSocket")
         else:
+            assert self._application_task is not None
             self._application_task.start(exchange)
         return exchange
 
@@ -191,12 +248,9 @@ class HTTP1Connection:
             return
         if self._client_finished or (paused and codec.buffered >= self.context.config.pipelined_size_limit):
             await trio.sleep_forever()  # the end of the exchange cancels it
-        if self._exchange is None:
-            if codec.buffered and not self._head_begun:
-                self._head_begun = True
-                self._set_deadline(trio.current_time() + self.context.config.header_timeout)
-        elif codec.request_complete and self._exchange.must_close and await self._may_have_ended():
-            return
+        if self._exchange is None and codec.buffered and not self._head_begun:
+            self._head_begun = True
+            self._set_deadline(trio.current_time() + self.context.config.header_timeout)
         try:
             data = await self.transport.stream.receive_some(READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -209,26 +263,16 @@ class HTTP1Connection:
         else:
             self._client_left()
 
-    async def _may_have_ended(self) -> bool:
-        """Whether the last response has left, once the application has had its turn.
-
-        Then there is nothing to wait for: whoever closes looks whether anything has come.
-        """
-        for _ in range(2):  # the first time the application may come after this task, not the second
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            if self._stopping:
-                return True
-        return False
-
     def _claim(self) -> bool:
         """Whether the application's task reads what has come: between requests, if it is free."""
+        assert self._application_task is not None
         return self._exchange is None and self._application_task.claim()
 
     def _read_in_its_place(self) -> None:
         """Do what the reader would do; leave to it what takes more than that."""
         if self._exchange is not None or not self._read_at_once():
             self._woken = True
-            self._reading.cancel()
+            self._interrupt_reader()
 
     def _read_at_once(self) -> bool:
         """Read a request that has come whole: whether that was all there was."""
@@ -295,9 +339,14 @@ class HTTP1Connection:
 
     # Called by the exchange, and by the reader itself
 
+    def _interrupt_reader(self) -> None:
+        """Have the reader look at the connection's state again."""
+        if self._reading is not None:
+            self._reading.cancel()
+
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
-        if deadline < self._reading.deadline:  # noqa: PLR1730 - to set it costs, even to what it is
+        if self._reading is not None and deadline < self._reading.deadline:  # to set it costs
             self._reading.deadline = deadline
 
     def response_ended(self, now: float) -> None:
@@ -306,7 +355,7 @@ class HTTP1Connection:
             self._end_cycle(now)
             if self._exchange is None and self._codec.buffered:
                 self._woken = True
-                self._reading.cancel()
+                self._interrupt_reader()
 
     def _end_cycle(self, now: float, discarded: int = 0) -> None:
         """Go on to the next request if this one is over on both sides, or see that it will be, or close."""
@@ -341,7 +390,7 @@ class HTTP1Connection:
     def refuse_request(self, error: BadRequest) -> None:
         """Have the reader answer a request whose body does not come, and close."""
         self._refused = error
-        self._reading.cancel()
+        self._interrupt_reader()
 
     async def hand_over(self) -> bytes:
         """End the reader, leaving the stream to the caller: what it had read already."""
@@ -349,167 +398,3 @@ class HTTP1Connection:
         self.stop()
         await self._reader_done.wait()
         return self._codec.trailing_data
-
-
-class HTTP1Exchange(Exchange):
-    """A request and its response on HTTP/1.1.
-
-    Attributes:
-        must_close: the connection can't be used again after this.
-        discarded: bytes of the request's body that came after the response was complete.
-    """
-
-    discarded = 0
-    _chunked = False
-    _ends_at_close = False
-
-    def __init__(self, request: Request, connection: HTTP1Connection) -> None:
-        super().__init__(request, connection.transport.info, connection.context)
-        self.zero_copy = connection.transport.copies_files
-        self.must_close = not request.keep_alive
-        self._http1 = connection
-
-    def to_message(self, piece: Data) -> Message:
-        """What the application is told of the next piece of the body."""
-        self.body_expected = piece.more
-        return {"type": "http.request", "body": piece.data, "more_body": piece.more}
-
-    async def send_data(self, data: bytes, *, more: bool) -> None:
-        """Send a piece of the body, the first together with the head, the last together with the end."""
-        parts = []
-        if not self.head_sent:
-            self.head_sent = True
-            parts.append(self._encode_head())
-        if data and not self.bodyless:
-            self.bytes_sent += len(data)
-            parts.append(encode_chunk(data) if self._chunked else data)
-        if self._chunked and not more:
-            parts.append(LAST_CHUNK)
-        await self._write(parts)
-        if not more:
-            self.finish()
-
-    async def send_file(self, descriptor: int, offset: int, count: int, *, more: bool) -> None:
-        """Have the system copy what is more than one piece; that leaves in one write with the head."""
-        if not self.zero_copy or self.bodyless or count <= files.PIECE:
-            await super().send_file(descriptor, offset, count, more=more)
-            return
-        before, after = b"", b""
-        if not self.head_sent:
-            self.head_sent = True
-            before = self._encode_head()
-        if self._chunked:
-            before += b"%x\r\n" % count
-            after = b"\r\n" if more else b"\r\n" + LAST_CHUNK
-        span = files.Span(descriptor, offset, count)
-        try:
-            await self._http1.transport.send_file(before, span, after, self._count_sent)
-        except BaseException:
-            self.abort()
-            raise
-        if not more:
-            self.finish()
-
-    def _count_sent(self, size: int) -> None:
-        self.bytes_sent += size
-
-    async def send_trailers(self, trailers: Headers) -> None:
-        """End the response with trailers, if the client takes them."""
-        if self._chunked:
-            await self._write([encode_trailers(trailers if self.trailers_wanted else [])])
-        else:
-            await trio.lowlevel.checkpoint()
-        self.finish()
-
-    async def send_informational(self, status: int, headers: Headers) -> None:
-        """Send an interim response, unless the head has left or the client is older than those."""
-        if self.head_sent or self.request.http_version == "1.0" or self.ended:
-            await trio.lowlevel.checkpoint()
-            return
-        await self._write([encode_head(status, headers)])
-
-    def refuse_request(self, error: BadRequest) -> None:
-        """Have the reader answer if nothing was sent, treat the client as gone, and close the connection."""
-        self._http1.refuse_request(error)
-
-    async def upgrade(self, headers: Headers) -> ConnectionTunnel:
-        """Answer 101 with these headers, and give what the connection is from then on."""
-        self.head_sent = True
-        self.status = 101
-        received = await self._http1.hand_over()
-        await self._write([encode_head(101, headers)])
-        return ConnectionTunnel(self._http1.transport, received)
-
-    async def linger(self) -> None:
-        """As `Transport.linger` does it."""
-        if not self._http1.transport.broken:
-            await self._http1.transport.linger(DISCARD_SECONDS)
-
-    def finish(self) -> None:
-        """The response is complete: the connection may go on to the next request."""
-        if not self.ended:
-            super().finish()
-            self._http1.response_ended(self.started + self.duration)
-
-    def abort(self) -> None:
-        """Close the connection without the end of the response."""
-        self.disconnect()
-        self.must_close = True
-        if self._ends_at_close:
-            self._http1.transport.reset_on_close()
-        self._http1.transport.give_up()
-        self._http1.stop()
-
-    async def _write(self, parts: list[bytes]) -> None:
-        if not parts:
-            await trio.lowlevel.checkpoint()
-            return
-        try:
-            await self._http1.transport.write(parts)
-        except BaseException:
-            # Gone, or cancelled with half a write on the wire: either way this was the connection's last response.
-            self.abort()
-            raise
-
-    def _encode_head(self) -> bytes:
-        """The head with its framing (RFC 9112, 6): the application's length, else chunks, else up to the close."""
-        head = self.head
-        assert head is not None
-        is_http_1_1 = self.request.http_version == "1.1"
-        # The client was to send its body upon a 100 that it will not get: what comes next can't be told apart.
-        unasked = self._continue_wanted and self.body_expected
-        self.must_close |= unasked or self._http1.is_last(self.request)
-        defaults = self.context.default_headers()
-        if head.is_plain and is_http_1_1 and not self.must_close and not self.trailers_wanted:
-            return b"%b%b\r\n" % (head.lines, defaults.lines)
-        fields, names = head.headers, head.names
-        connection = tokens(fields, b"connection") if b"connection" in names else []
-        # RFC 9110, 8.6: never with 204. And trailers need chunks.
-        has_length = b"content-length" in names and head.status != 204 and not self.trailers_wanted
-        not_passed_on = HOP_BY_HOP if has_length else FRAMING
-        if not_passed_on.isdisjoint(names):
-            fields = fields.copy()
-        else:
-            fields = [field for field in fields if field[0] not in not_passed_on]
-        if not has_length and not self.bodyless:
-            if is_http_1_1:
-                self._chunked = True
-                fields.append((b"transfer-encoding", b"chunked"))
-            else:
-                self._ends_at_close = self.must_close = True
-        self.must_close |= b"close" in connection
-        if self.must_close:
-            connection = [
-                b"close",
-                *(token for token in connection if token not in (b"close", b"keep-alive")),
-            ]
-        elif not is_http_1_1:
-            connection = [b"keep-alive"]
-        elif connection:
-            connection = [token for token in connection if token != b"keep-alive"]
-        if connection:
-            fields.append((b"connection", b", ".join(connection)))
-        if b"date" not in names and b"server" not in names:
-            return encode_head(head.status, fields, defaults.lines)
-        fields += [field for field in defaults.fields if field[0] not in names]
-        return encode_head(head.status, fields)

@@ -27,7 +27,9 @@ class Inbox:
     def __init__(self, size: int) -> None:
         self._size = size
         self._held: Message | None = None  # the first message, before there is a channel
-        self._channel: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = None
+        self._channel: tuple[trio.MemorySendChannel[Message], trio.MemoryReceiveChannel[Message]] | None = (
+            None
+        )
         self._count = 0
         self._ended = False
         self._offering: trio.lowlevel.Task | None = None  # the task that waits to be asked

@@ -26,8 +26,8 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
     A `trio.SSLStream` or a `TLSStream` is taken through its handshake first, within `tls_handshake_timeout`. The socket
     of a `trio.SocketStream` is taken out of it.
 
-    Without a server that has opened `context.background`, this connection opens one for itself, and waits at its end
-    for what applications have started there.
+    Without a server that has opened `context.nursery` and `context.background`, this connection opens them for itself,
+    and waits at its end for what applications have started there.
 
     Cancellation: cancels the application calls, waits for them, closes the stream at once.
     """
@@ -36,7 +36,7 @@ async def serve_stream(stream: trio.abc.Stream, context: ServerContext) -> None:
         return
     try:
         async with trio.open_nursery() as nursery, open_background(nursery, context.observer) as background:
-            await _serve_stream(stream, context.with_background(background))
+            await _serve_stream(stream, context.within(nursery, background))
     finally:
         await trio.aclose_forcefully(stream)
 

@@ -177,6 +177,7 @@ class Server:
                     open_background(work, self._observer) as context.background,
                     trio.open_nursery() as connections,
                 ):
+                    context.nursery = connections
                     watching.start_soon(self._watch_clean_up, context, work.cancel_scope, closed)
                     try:
                         async with trio.open_nursery() as accepting:
