@@ -8,7 +8,9 @@ from typing import Any
 
 import trio
 
+from .call_scope import KeptScope
 from .exchange import Exchange
+from .readiness import Readiness
 from .run_http import run_http
 
 __all__ = ["ApplicationTask"]
@@ -27,10 +29,12 @@ class ApplicationTask:
     Args:
         nursery: where the task lives.
         read: read what has come, and `start` what there is to answer, if that needs no waiting.
+        readiness: knows when the task has waited for something, if anybody does.
     """
 
-    def __init__(self, nursery: trio.Nursery, read: Callable[[], None]) -> None:
+    def __init__(self, nursery: trio.Nursery, read: Callable[[], None], readiness: Readiness | None) -> None:
         self._nursery = nursery
+        self._readiness = readiness
         self._read: Callable[[], None] | None = read  # until no other request will come
         self._context = copy_context()
         self._task: trio.lowlevel.Task | None = None  # that has the newest call; no other waits
@@ -60,20 +64,26 @@ class ApplicationTask:
 
     async def _answer(self, exchange: Exchange | None) -> None:
         task = self._task = trio.lowlevel.current_task()
-        while exchange is not None and await run_http(exchange) and self._task is task:
-            exchange = None
-            while exchange is None and self._read is not None:
-                self._waiting = True
-                task.context = self._context.copy()  # from its next step on, which is where the call begins
-                try:
-                    await trio.lowlevel.wait_task_rescheduled(self._cancel)
-                except BaseException:  # Ctrl-C may come before it waits
-                    self._waiting = False
-                    raise
-                if self._reading and self._next is None and self._read is not None:
-                    self._read()
-                self._reading = False
-                exchange, self._next = self._next, None
+        with KeptScope(self._readiness) as kept:
+            while exchange is not None:
+                exchange.cancel_scope.kept = kept
+                if not await run_http(exchange) or self._task is not task:
+                    return
+                exchange = None
+                while exchange is None and self._read is not None:
+                    self._waiting = True
+                    task.context = (
+                        self._context.copy()
+                    )  # from its next step on, which is where the call begins
+                    try:
+                        await trio.lowlevel.wait_task_rescheduled(self._cancel)
+                    except BaseException:  # Ctrl-C may come before it waits
+                        self._waiting = False
+                        raise
+                    if self._reading and self._next is None and self._read is not None:
+                        self._read()
+                    self._reading = False
+                    exchange, self._next = self._next, None
 
     def _wake(self) -> None:
         if self._waiting:

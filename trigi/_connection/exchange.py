@@ -25,6 +25,7 @@ from trigi.exceptions import BadRequest, ClientDisconnected
 from trigi.typing import Message
 
 from . import files
+from .call_scope import CallScope
 from .context import ServerContext
 from .inbox import Inbox
 from .tunnel import Tunnel
@@ -104,7 +105,7 @@ class Exchange(ABC):
         self.connection = connection
         self.context = context
         self.started = trio.current_time()
-        self.cancel_scope = trio.CancelScope(deadline=self.started + context.config.request_timeout)
+        self.cancel_scope = CallScope(self.started + context.config.request_timeout)
         self.extension: dict[str, Any] = {
             "cancel_scope": self.cancel_scope,
             "disconnect_grace": context.config.disconnect_grace,

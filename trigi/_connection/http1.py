@@ -29,6 +29,7 @@ from .application_task import ApplicationTask
 from .context import ServerContext
 from .direct import READ_SIZE
 from .http1_exchange import HTTP1Exchange, RequestCycles
+from .readiness import Readiness
 from .run_http import run_http
 from .run_websocket import run_websocket
 from .transport import DISCARD_SECONDS, DISCARD_SIZE, Transport
@@ -97,9 +98,12 @@ class HTTP1Connection(RequestCycles):
 
     async def _answer_requests(self) -> None:
         async with trio.open_nursery() as self._applications:
-            self._application_task = ApplicationTask(self._applications, self._read_in_its_place)
-            if self.transport.direct is not None:
-                self.transport.direct.claim = self._claim
+            direct = self.transport.direct
+            self._application_task = ApplicationTask(
+                self._applications, self._read_in_its_place, None if direct is None else Readiness.current()
+            )
+            if direct is not None:
+                direct.claim = self._claim
             await self._read_to_the_end()
 
     # A request that is the only one

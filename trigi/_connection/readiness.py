@@ -33,6 +33,9 @@ class Readiness:
 
     An instrument (`trio.abc.Instrument`, of which it has what it needs): who is told runs in the same turn of the event
     loop. A task that was woken, and told others, would have them run in the next.
+
+    Attributes:
+        turn: of the event loop, counted: a task that finds the same number again has let nobody else run.
     """
 
     _current: Final[trio.lowlevel.RunVar[Readiness]] = trio.lowlevel.RunVar("readiness")
@@ -52,6 +55,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self.turn = 0
         self._is_called = False
         self._told: dict[int, Callable[[bool], None]] = {}
 
@@ -73,6 +77,7 @@ class Readiness:
     def after_io_wait(self, _timeout: float) -> None:
         """Tell what has come: trio calls it in each turn of its event loop, before it chooses the tasks that run."""
         self._is_called = True
+        self.turn += 1
         told = self._told
         for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
             tell = told.get(descriptor)
