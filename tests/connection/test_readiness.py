@@ -280,3 +280,70 @@ async def test_a_system_that_can_watch_no_more_is_waited_for_in_trio_s_way(monke
             near.send(data)
     near.close()
     await stream.aclose()
+
+
+# Its part in the event loop
+
+
+async def test_turns_are_counted():
+    current = Readiness.current()
+    await wait_all_tasks_blocked()
+    turn = current.turn
+    await trio.lowlevel.checkpoint_if_cancelled()
+    assert current.turn == turn
+    await trio.lowlevel.checkpoint()
+    assert current.turn == turn + 1
+
+
+async def test_who_is_told_runs_in_the_same_turn(pair):
+    """As who waits in trio's way does."""
+    near, far = pair
+    current = Readiness.current()
+    turns = []
+
+    async def wait_for_both():
+        waiting = trio.lowlevel.current_task()
+        current.watch(far.fileno(), lambda _: trio.lowlevel.reschedule(waiting))
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        turns.append(current.turn)
+
+    async def wait_in_trio_s_way():
+        await trio.lowlevel.wait_readable(far)
+        turns.append(current.turn)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_both)
+        nursery.start_soon(wait_in_trio_s_way)
+        await wait_all_tasks_blocked()
+        near.send(b"a")
+    assert turns[0] == turns[1]
+    current.forget(far.fileno())
+
+
+def test_what_is_told_and_raises_ends_the_run(pair, caplog):
+    """It may not; but nobody must wait for ever for what would not be told."""
+
+    async def run():
+        near, far = pair
+
+        def tell(_):
+            raise ZeroDivisionError
+
+        Readiness.current().watch(far.fileno(), tell)
+        near.send(b"a")
+        await trio.sleep(60)
+
+    with pytest.raises(trio.TrioInternalError) as raised:
+        trio.run(run)
+    assert "no longer told" in repr(raised.value.__cause__)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_nothing_is_called_after_the_run(caplog):
+    async def run():
+        Readiness.current()
+        await wait_all_tasks_blocked()
+
+    for _ in range(3):
+        trio.run(run)
+    assert caplog.text == ""

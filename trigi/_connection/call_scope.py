@@ -28,6 +28,7 @@ class KeptScope:
     def __init__(self, readiness: Readiness | None) -> None:
         self._readiness = readiness
         self._task = trio.lowlevel.current_task()
+        self._nurseries = len(self._task.child_nurseries)  # around this
         self._scope: trio.CancelScope | None = None
         self._turn = 0
 
@@ -57,7 +58,9 @@ class KeptScope:
         is exited.
         """
         scope, readiness = self._scope, self._readiness
-        if scope is None or readiness is None or readiness.turn != self._turn or self._task.child_nurseries:
+        if scope is None or readiness is None or readiness.turn != self._turn:
+            return False
+        if len(self._task.child_nurseries) != self._nurseries:
             return False
         scope.shield = True  # for this moment, so that only deadlines inside count, and nothing outside costs
         deadline = trio.current_effective_deadline()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import trio
@@ -32,12 +31,13 @@ class Inbox:
         )
         self._count = 0
         self._ended = False
+        self._dropped = False
         self._offering: trio.lowlevel.Task | None = None  # the task that waits to be asked
         self._asked = False
 
     def __len__(self) -> int:
-        """How many messages are in it, or on their way to a task that waits for them."""
-        return self._count
+        """How many messages are in it, on their way in, or on their way to a task that waits for them."""
+        return 0 if self._dropped else self._count
 
     # The reader's side
 
@@ -58,11 +58,16 @@ class Inbox:
 
     async def put(self, message: Message) -> None:
         """Put a message in, waiting while there is no room. Dropped once nobody can want it."""
-        if not self.put_nowait(message):
-            with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                await self._open()[0].send(message)
-                self._count += 1
-                self._wake()
+        if self.put_nowait(message):
+            return
+        self._count += 1
+        try:
+            await self._open()[0].send(message)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):  # the application has returned
+            pass
+        except BaseException:
+            self._count -= 1
+            raise
 
     def end(self) -> None:
         """No more messages will come."""
@@ -124,8 +129,7 @@ class Inbox:
     def drop(self) -> None:
         """Nobody will ask any more: let go of what is in it."""
         self._held = None
-        self._count = 0
-        self._ended = True
+        self._ended = self._dropped = True
         if self._channel is not None:
             self._channel[0].close()
             self._channel[1].close()

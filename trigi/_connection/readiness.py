@@ -56,7 +56,7 @@ class Readiness:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self.turn = 0
-        self._is_called = False
+        self._has_failed = False
         self._told: dict[int, Callable[[bool], None]] = {}
 
     def watch(self, descriptor: int, tell: Callable[[bool], None]) -> None:
@@ -76,24 +76,28 @@ class Readiness:
 
     def after_io_wait(self, _timeout: float) -> None:
         """Tell what has come: trio calls it in each turn of its event loop, before it chooses the tasks that run."""
-        self._is_called = True
         self.turn += 1
         told = self._told
-        for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
-            tell = told.get(descriptor)
-            if tell is not None:
-                tell(events != BYTES)
+        try:
+            for descriptor, events in self._epoll.poll(0, EVENTS_AT_ONCE):
+                tell = told.get(descriptor)
+                if tell is not None:
+                    tell(events != BYTES)
+        except BaseException:
+            self._has_failed = (
+                True  # trio logs it, and calls this no more: so nobody must wait for what it would tell
+            )
+            trio.lowlevel.notify_closing(self._epoll)
+            raise
 
     async def _keep_awake(self) -> None:
         """Have trio's event loop wait for these sockets, too, and call `after_io_wait`."""
         trio.lowlevel.add_instrument(self)  # type: ignore[arg-type]  # compiled, it can't derive from trio's class
         with self._epoll:
             try:
-                while True:
+                while not self._has_failed:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    if not self._is_called:  # it has raised, and was removed: nothing would be told any more
-                        raise RuntimeError("the sockets' readiness is no longer told")
-                    self._is_called = False
+                raise RuntimeError("the sockets' readiness is no longer told")
             finally:
                 with suppress(KeyError):
                     trio.lowlevel.remove_instrument(self)  # type: ignore[arg-type]
