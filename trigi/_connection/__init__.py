@@ -11,6 +11,9 @@ The tree of tasks of one connection, below the nursery that all connections live
        ├─ run_http                   … on HTTP/2 each stream has one, on HTTP/1.1 each that is overtaken
        └─ run_websocket              an application call, with a nursery for its reader and its keep-alive
 
+    A connection for one request has no nursery: run_http is in serve_stream itself, and the reader, if the application
+    waits for anything, in the nursery that all connections live in.
+
 What must always hold:
 
     I1  Exactly one task waits for what a stream brings. Over a socket, another may read in its place meanwhile, in one
