@@ -237,8 +237,10 @@ async def test_a_nursery_that_a_call_leaves_open_is_told_at_its_end(readiness):
 
     async def task():
         try:
-            with KeptScope(readiness) as kept, call_scope(kept):
-                await trio.open_nursery().__aenter__()
+            with KeptScope(readiness) as kept:
+                with call_scope(kept):
+                    await trio.open_nursery().__aenter__()
+                told.append("nothing")
         except RuntimeError as error:
             told.append(str(error))
 

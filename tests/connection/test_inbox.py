@@ -87,6 +87,18 @@ async def test_what_is_dropped_is_gone():
         inbox.get_nowait()
 
 
+async def test_a_message_whose_sender_is_cancelled_is_not_in_it():
+    inbox = Inbox(1)
+    inbox.put_nowait(message(0))
+    with trio.move_on_after(0.01):
+        await inbox.put(message(1))
+    assert len(inbox) == 1
+    assert inbox.get_nowait() == message(0)
+    assert len(inbox) == 0
+    with pytest.raises(trio.WouldBlock):
+        inbox.get_nowait()
+
+
 async def test_who_waits_for_room_goes_on_when_it_is_dropped():
     inbox = Inbox(1)
     inbox.put_nowait(message(0))

@@ -320,16 +320,16 @@ async def test_who_is_told_runs_in_the_same_turn(pair):
     current.forget(far.fileno())
 
 
+def tell_wrongly(_):
+    raise ZeroDivisionError
+
+
 def test_what_is_told_and_raises_ends_the_run(pair, caplog):
     """It may not; but nobody must wait for ever for what would not be told."""
 
     async def run():
         near, far = pair
-
-        def tell(_):
-            raise ZeroDivisionError
-
-        Readiness.current().watch(far.fileno(), tell)
+        Readiness.current().watch(far.fileno(), tell_wrongly)
         near.send(b"a")
         await trio.sleep(60)
 
@@ -337,6 +337,23 @@ def test_what_is_told_and_raises_ends_the_run(pair, caplog):
         trio.run(run)
     assert "no longer told" in repr(raised.value.__cause__)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_so_it_does_when_the_event_loop_was_not_told_anything_itself(pair):
+    """Then what has come is taken from under its nose."""
+
+    async def run():
+        near, far = pair
+        current = Readiness.current()
+        await wait_all_tasks_blocked()
+        current.watch(far.fileno(), tell_wrongly)
+        near.send(b"a")
+        with pytest.raises(ZeroDivisionError):
+            current.after_io_wait(0)
+        await trio.sleep(60)
+
+    with pytest.raises(trio.TrioInternalError):
+        trio.run(run)
 
 
 def test_nothing_is_called_after_the_run(caplog):

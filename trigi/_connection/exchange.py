@@ -227,7 +227,7 @@ class Exchange(ABC):
         """The application has returned: what it has not received is dropped now, not when memory is collected."""
         if self._inbox is not None:
             self._inbox.drop()
-        self.on_drain = self.on_wait = None
+        self.on_drain = None
 
     def begin_sending(self) -> None:
         """A `send()` of the application's begins."""
