@@ -50,6 +50,8 @@ class Readiness:
         except LookupError:
             readiness = cls()
             cls._current.set(readiness)
+            # Compiled, it can't derive from trio's class.
+            trio.lowlevel.add_instrument(readiness)  # type: ignore[arg-type]
             trio.lowlevel.spawn_system_task(readiness._keep_awake)
             return readiness
 
@@ -84,15 +86,13 @@ class Readiness:
                 if tell is not None:
                     tell(events != BYTES)
         except BaseException:
-            self._has_failed = (
-                True  # trio logs it, and calls this no more: so nobody must wait for what it would tell
-            )
+            # trio logs it, and calls this no more: nobody must wait for what it would tell.
+            self._has_failed = True
             trio.lowlevel.notify_closing(self._epoll)
             raise
 
     async def _keep_awake(self) -> None:
-        """Have trio's event loop wait for these sockets, too, and call `after_io_wait`."""
-        trio.lowlevel.add_instrument(self)  # type: ignore[arg-type]  # compiled, it can't derive from trio's class
+        """Have trio's event loop wait for these sockets, too."""
         with self._epoll:
             try:
                 while not self._has_failed:
